@@ -17,3 +17,4 @@
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
 //! ```
 
+pub mod wire;
