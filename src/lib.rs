@@ -17,4 +17,5 @@
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
 //! ```
 
+pub mod stats;
 pub mod wire;
