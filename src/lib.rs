@@ -17,5 +17,6 @@
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
 //! ```
 
+pub mod config;
 pub mod stats;
 pub mod wire;

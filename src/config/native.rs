@@ -1,0 +1,157 @@
+//! The settings PgBouncer does not have: `[pgweir]`, `[metrics]`, `[queries]`,
+//! `[prepare]`, `[balancer]` and what is below it.
+//!
+//! `also` holds the fields that are sections of their own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::kind::Kind;
+use super::model::{Password, Replay};
+use super::settings::{default_text, reloadable, section};
+
+section! {
+    /// The `[pgweir]` section: what PgBouncer does not have.
+    Pgweir {
+        /// Worker threads of the pooler; 0 chooses by the number of cores.
+        workers: usize = "0", Kind::Int { min: 0, max: 1024 }, start, Pgweir;
+        /// Parallel server logins per pool once logins succeed; 0 is as many as clients wait, 1 is PgBouncer's way.
+        server_login_concurrency: u32 = "0", Kind::UINT, reload, Pgweir;
+        /// How log lines are written; `auto` is PgBouncer's format when called as `pgbouncer`, else text on a terminal and JSON elsewhere.
+        log_format: String = "auto", Kind::Word(&["auto", "pgbouncer", "text", "json"]), start, Pgweir;
+    }
+}
+
+section! {
+    /// The `[metrics]` section: the admin port.
+    Metrics {
+        /// Where `/metrics`, `/health` and `/ready` are served; empty for nowhere. In an ini file without `[metrics]`: nowhere.
+        listen: Option<SocketAddr> = "127.0.0.1:9127", Kind::Address, start, Pgweir;
+    }
+}
+
+section! {
+    /// The `[queries]` section: per-query statistics.
+    Queries {
+        /// Count statements; off, they are not even read.
+        enabled: bool = "1", Kind::Bool, reload, Pgweir;
+        /// Normalised statements kept in memory.
+        max_statements: usize = "5000", Kind::UINT, reload, Pgweir;
+        /// Normalised statements shown in `/metrics`; the rest is `other`.
+        max_exported: usize = "100", Kind::UINT, reload, Pgweir;
+        /// Longest statement text kept, in bytes.
+        max_text: usize = "1024", Kind::Size, reload, Pgweir;
+    }
+}
+
+section! {
+    /// The `[prepare]` section: what runs once before the listeners open.
+    Prepare {
+        /// Server to prepare, directly, not through the pooler; required.
+        host: String = "", Kind::Text, start, Pgweir;
+        /// Its port.
+        port: u16 = "5432", Kind::SERVER_PORT, start, Pgweir;
+        /// Database to prepare.
+        dbname: String = "postgres", Kind::Text, start, Pgweir;
+        /// User that owns the work; required.
+        user: String = "", Kind::Text, start, Pgweir;
+        /// Its password.
+        password: Option<Password> = null, Kind::Secret, start, Pgweir;
+        /// Seeding command, program and arguments; empty for none.
+        seed: Vec<String> = "", Kind::Words, start, Pgweir;
+        /// Extra environment of the seeding command.
+        seed_env: BTreeMap<String, String> = "", Kind::Environment, start, Pgweir;
+        /// Query that says, with one true boolean, that seeding is not needed.
+        unless: Option<String> = null, Kind::Text, start, Pgweir;
+        /// Folder of numbered SQL files.
+        migrations: Option<PathBuf> = null, Kind::File, start, Pgweir;
+        /// How long to wait for the server to accept connections.
+        wait_timeout: Duration = "60", Kind::Time, start, Pgweir;
+        /// `lock_timeout` of a migration.
+        lock_timeout: Duration = "0.5", Kind::Time, start, Pgweir;
+        /// Tries of a migration that ran into `lock_timeout`.
+        lock_retries: u32 = "20", Kind::UINT, start, Pgweir;
+        /// Serve while preparing instead of after it.
+        serve_early: bool = "0", Kind::Bool, start, Pgweir;
+    }
+}
+
+section! {
+    /// The `[balancer]` section.
+    Balancer {
+        /// Plain HTTP listeners; required.
+        listen: Vec<SocketAddr> = "", Kind::Addresses, start, Pgweir;
+        /// Time to connect to a node.
+        connect_timeout: Duration = "1", Kind::Time, reload, Pgweir;
+        /// Time from a request's arrival to the end of its answer, where the route does not say.
+        request_timeout: Duration = "25", Kind::Time, reload, Pgweir;
+        /// Time a client may take for its request head.
+        header_timeout: Duration = "10", Kind::Time, reload, Pgweir;
+        /// Idle time of a client's or a node's kept connection.
+        keepalive_timeout: Duration = "60", Kind::Time, reload, Pgweir;
+        /// Longest pause between two pieces of a body, in either direction.
+        body_timeout: Duration = "30", Kind::Time, reload, Pgweir;
+        /// Requests in flight to one node; more wait.
+        max_in_flight: usize = "200", Kind::Int { min: 1, max: u32::MAX as i64 }, reload, Pgweir;
+        /// Waiting requests; more are refused with 503.
+        queue_size: usize = "1000", Kind::UINT, reload, Pgweir;
+        /// Longest wait in the queue.
+        queue_timeout: Duration = "5", Kind::Time, reload, Pgweir;
+        /// Largest request body.
+        max_body: u64 = "10485760", Kind::Size, reload, Pgweir;
+        /// Where the JSON access log goes: a file or `stdout`; absent: nowhere.
+        access_log: Option<String> = null, Kind::File, reload, Pgweir;
+    }
+    also {
+        /// Application nodes, `[balancer.nodes.NAME]`.
+        nodes: BTreeMap<String, Node>;
+        /// Routes, `[balancer.routes.NAME]`.
+        routes: BTreeMap<String, Route>;
+        /// Health check settings, `[balancer.health]`.
+        health: Health;
+    }
+}
+
+section! {
+    /// Active health checks.
+    Health {
+        /// Path asked for.
+        path: String = "/ping", Kind::Path, reload, Pgweir;
+        /// Body expected; absent: any 2xx answer will do.
+        body: Option<String> = null, Kind::Text, reload, Pgweir;
+        /// Time between checks.
+        interval: Duration = "1", Kind::Time, reload, Pgweir;
+        /// Time between checks while in doubt.
+        fast_interval: Duration = "0.1", Kind::Time, reload, Pgweir;
+        /// Time for one check.
+        timeout: Duration = "1", Kind::Time, reload, Pgweir;
+        /// Good checks that bring a node back.
+        rise: u32 = "2", Kind::Int { min: 1, max: 1000 }, reload, Pgweir;
+        /// Bad checks that take it out.
+        fall: u32 = "2", Kind::Int { min: 1, max: 1000 }, reload, Pgweir;
+    }
+}
+
+section! {
+    /// One application node.
+    Node {
+        /// `HOST:PORT`; required.
+        address: String = "", Kind::HostPort, reload, Pgweir;
+    }
+}
+
+section! {
+    /// One route. Paths are matched whole; literal segments go before `{id}`, and routes that name methods before those that do not.
+    Route {
+        /// Path pattern of literal segments and `{id}` segments, `/api/movie/{id}`; required.
+        path: String = "", Kind::Path, reload, Pgweir;
+        /// Methods; empty is all.
+        methods: Vec<String> = "", Kind::Words, reload, Pgweir;
+        /// Deadline of a request on this route; absent: `request_timeout`.
+        timeout: Option<Duration> = null, Kind::Time, reload, Pgweir;
+        /// When a failed request may be sent to another node: `proven` is when it never reached the first one, or its method is safe.
+        replay: Replay = "proven", Kind::Word(Replay::WORDS), reload, Pgweir;
+    }
+}
