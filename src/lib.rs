@@ -18,5 +18,6 @@
 //! ```
 
 pub mod config;
+pub mod net;
 pub mod stats;
 pub mod wire;

@@ -1,0 +1,97 @@
+//! Reaching a server.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+
+use super::{SocketOptions, Stream};
+
+/// Where a server is, as `host` of a database entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// A host name or address.
+    Name(String),
+    /// A directory with PostgreSQL's Unix socket in it.
+    Directory(PathBuf),
+    /// A Unix socket in the abstract name space.
+    Abstract(String),
+}
+
+impl Host {
+    /// Reads one item of `host`.
+    pub fn read(text: &str) -> Host {
+        if let Some(name) = text.strip_prefix('@') {
+            Host::Abstract(name.to_owned())
+        } else if text.starts_with('/') {
+            Host::Directory(text.into())
+        } else {
+            Host::Name(text.to_owned())
+        }
+    }
+}
+
+/// Connects. The caller sets the deadline.
+///
+/// A name with several addresses is used in rotation, and the others are
+/// tried when one fails; `turn` holds the rotation.
+///
+/// # Errors
+/// The last one met; for names without an address, that.
+pub async fn connect(
+    host: &Host,
+    port: u16,
+    turn: &AtomicUsize,
+    options: &SocketOptions,
+) -> io::Result<Stream> {
+    match host {
+        Host::Name(name) => connect_tcp(name, port, turn, options).await,
+        Host::Directory(directory) => {
+            let path = directory.join(format!(".s.PGSQL.{port}"));
+            UnixStream::connect(path).await.map(Stream::Unix)
+        }
+        Host::Abstract(name) => {
+            let name = format!("{name}/.s.PGSQL.{port}");
+            let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+            let stream = std::os::unix::net::UnixStream::connect_addr(&addr)?;
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream).map(Stream::Unix)
+        }
+    }
+}
+
+async fn connect_tcp(
+    name: &str,
+    port: u16,
+    turn: &AtomicUsize,
+    options: &SocketOptions,
+) -> io::Result<Stream> {
+    let addresses: Vec<_> = lookup_host((name, port)).await?.collect();
+    let first = turn.fetch_add(1, Ordering::Relaxed);
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for step in 0..addresses.len() {
+        let address = addresses[(first + step) % addresses.len()];
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                options.apply(&stream);
+                return Ok(Stream::Tcp(stream));
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_a_directory_or_abstract() {
+        assert_eq!(Host::read("db.local"), Host::Name("db.local".into()));
+        assert_eq!(Host::read("/run/pg"), Host::Directory("/run/pg".into()));
+        assert_eq!(Host::read("@pg"), Host::Abstract("pg".into()));
+    }
+}

@@ -1,0 +1,193 @@
+//! Listening sockets.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::{SocketOptions, Stream};
+
+/// Why a listening socket could not be had.
+#[derive(Debug)]
+pub enum ListenError {
+    /// An item of `listen_addr` has no address.
+    Unresolved {
+        /// The item.
+        name: String,
+        /// What the resolver said.
+        error: io::Error,
+    },
+    /// An address cannot be listened on.
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The Unix socket cannot be made.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenError::Unresolved { name, error } => {
+                write!(f, "cannot resolve listen_addr {name}: {error}")
+            }
+            ListenError::Tcp { address, error } => {
+                write!(f, "cannot listen on {address}: {error}")
+            }
+            ListenError::Unix { path, error } => {
+                write!(f, "cannot listen on unix:{}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+/// The addresses `listen_addr` names. `*` is every address of both families.
+///
+/// # Errors
+/// [`ListenError::Unresolved`].
+pub fn tcp_addresses(listen_addr: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
+    let mut addresses = Vec::new();
+    for name in listen_addr
+        .split(',')
+        .map(str::trim)
+        .filter(|n| !n.is_empty())
+    {
+        if name == "*" {
+            addresses.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+            addresses.push(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+            continue;
+        }
+        let resolved = (name, port)
+            .to_socket_addrs()
+            .map_err(|error| ListenError::Unresolved {
+                name: name.to_owned(),
+                error,
+            })?;
+        for address in resolved {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// Listens on a TCP address. IPv6 sockets are IPv6 only.
+///
+/// # Errors
+/// [`ListenError::Tcp`].
+pub fn tcp_listener(
+    address: SocketAddr,
+    backlog: i32,
+    reuse_port: bool,
+) -> Result<std::net::TcpListener, ListenError> {
+    let listen = || -> io::Result<Socket> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_port(reuse_port)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(backlog)?;
+        Ok(socket)
+    };
+    listen()
+        .map(Into::into)
+        .map_err(|error| ListenError::Tcp { address, error })
+}
+
+/// Listens on `DIR/.s.PGSQL.PORT` with this mode, replacing a leftover file.
+///
+/// # Errors
+/// [`ListenError::Unix`].
+pub fn unix_listener(
+    directory: &Path,
+    port: u16,
+    mode: u32,
+) -> Result<std::os::unix::net::UnixListener, ListenError> {
+    let path = directory.join(format!(".s.PGSQL.{port}"));
+    let listen = || -> io::Result<std::os::unix::net::UnixListener> {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = std::os::unix::net::UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|error| ListenError::Unix {
+        path: path.clone(),
+        error,
+    })
+}
+
+/// A listening socket that hands out streams.
+#[derive(Debug)]
+pub enum Acceptor {
+    /// TCP, with the options its connections get.
+    Tcp(TcpListener, SocketOptions),
+    /// Unix domain.
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// The system's; a caller that meets EMFILE or ENFILE pauses a while.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Acceptor::Tcp(listener, options) => {
+                let (stream, _) = listener.accept().await?;
+                options.apply(&stream);
+                Ok(Stream::Tcp(stream))
+            }
+            Acceptor::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Stream::Unix(stream))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_both_families_and_an_empty_list_is_nothing() {
+        let both = tcp_addresses("*", 6432).expect("no resolver needed");
+        assert_eq!(both.len(), 2);
+        assert_eq!(tcp_addresses(" , ", 6432).expect("nothing to resolve"), []);
+    }
+
+    #[test]
+    fn an_address_in_use_is_named() {
+        let address: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let first = tcp_listener(address, 8, false).expect("a free port");
+        let taken = first.local_addr().expect("its address");
+        let error = tcp_listener(taken, 8, false).expect_err("taken");
+        assert!(error.to_string().contains(&taken.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,14 @@
+//! Sockets: streams as the data path uses them, listeners, and reaching a
+//! server.
+
+mod channel;
+mod connect;
+mod listen;
+mod options;
+mod stream;
+
+pub use channel::{CHUNK_LEN, Channel, Message, Received};
+pub use connect::{Host, connect};
+pub use listen::{Acceptor, ListenError, tcp_addresses, tcp_listener, unix_listener};
+pub use options::SocketOptions;
+pub use stream::{Address, Stream};

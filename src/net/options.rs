@@ -1,0 +1,61 @@
+//! Socket options of the `tcp_*` settings.
+
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// What is set on every TCP connection, towards clients and servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SocketOptions {
+    /// `tcp_keepalive`.
+    pub keepalive: bool,
+    /// `tcp_keepidle`; zero is the system's value.
+    pub keepalive_idle: Duration,
+    /// `tcp_keepintvl`; zero is the system's value.
+    pub keepalive_interval: Duration,
+    /// `tcp_keepcnt`; 0 is the system's value.
+    pub keepalive_count: u32,
+    /// `tcp_user_timeout`; zero is the system's value.
+    pub user_timeout: Duration,
+    /// `tcp_socket_buffer` in bytes; 0 is the system's value.
+    pub buffer: usize,
+}
+
+impl SocketOptions {
+    /// Sets them, and TCP_NODELAY. A refused option is the system's business:
+    /// the connection works without it.
+    pub fn apply(&self, stream: &TcpStream) {
+        let socket = SockRef::from(stream);
+        let mut refused = socket.set_tcp_nodelay(true).is_err();
+        if self.keepalive {
+            refused |= socket.set_tcp_keepalive(&self.keepalive_times()).is_err();
+        }
+        if !self.user_timeout.is_zero() {
+            refused |= socket
+                .set_tcp_user_timeout(Some(self.user_timeout))
+                .is_err();
+        }
+        if self.buffer > 0 {
+            refused |= socket.set_send_buffer_size(self.buffer).is_err();
+            refused |= socket.set_recv_buffer_size(self.buffer).is_err();
+        }
+        if refused {
+            tracing::debug!("a socket option was refused");
+        }
+    }
+
+    fn keepalive_times(&self) -> TcpKeepalive {
+        let mut times = TcpKeepalive::new();
+        if !self.keepalive_idle.is_zero() {
+            times = times.with_time(self.keepalive_idle);
+        }
+        if !self.keepalive_interval.is_zero() {
+            times = times.with_interval(self.keepalive_interval);
+        }
+        if self.keepalive_count > 0 {
+            times = times.with_retries(self.keepalive_count);
+        }
+        times
+    }
+}
