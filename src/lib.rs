@@ -17,6 +17,7 @@
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
 //! ```
 
+pub mod auth;
 pub mod config;
 pub mod net;
 pub mod stats;

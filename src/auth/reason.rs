@@ -1,0 +1,102 @@
+//! Why a client was refused: one text for the client, another for the log.
+
+use super::scram::ScramFault;
+use std::fmt;
+
+/// Why a client was refused. `Display` is the line for the log.
+///
+/// What the client is told does not say whether the user exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// `trust`, and nobody knows the user.
+    Trust {
+        /// The name that was given.
+        user: Box<str>,
+    },
+    /// `plain` or `md5` failed.
+    Password(Cause),
+    /// The password message holds an empty password.
+    EmptyPassword,
+    /// Not SCRAM-SHA-256.
+    Mechanism,
+    /// SCRAM failed.
+    Sasl(Cause),
+}
+
+/// What exactly failed. For the log, never for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody knows the user of this name.
+    NoSuchUser(Box<str>),
+    /// The user has no password, or an empty one.
+    NoPassword(Box<str>),
+    /// The proof or password is not that of the user's secret.
+    WrongPassword,
+    /// SCRAM cannot be done with an MD5 hash.
+    Md5Secret,
+    /// PBKDF2 would have to run more often than
+    /// [`MAX_ITERATIONS`](super::MAX_ITERATIONS).
+    TooManyIterations,
+    /// The message is not what the protocol says.
+    Malformed(&'static str),
+    /// The SCRAM message is refused.
+    Scram(ScramFault),
+}
+
+impl Reason {
+    /// SQLSTATE of every refusal here, `protocol_violation` as PgBouncer says.
+    pub const SQLSTATE: &'static str = "08P01";
+
+    /// The message of the FATAL that the client gets; PgBouncer's, exactly. It
+    /// is also the reason in the `closing because` log line.
+    pub fn client_text(&self) -> &'static str {
+        match self {
+            Reason::Trust { .. } => "\"trust\" authentication failed",
+            Reason::Password(_) => "password authentication failed",
+            Reason::EmptyPassword => "empty password returned by client",
+            Reason::Mechanism => "client selected an invalid SASL authentication mechanism",
+            Reason::Sasl(_) => "SASL authentication failed",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Trust { user } => write!(f, "no such user: {user}"),
+            Reason::Password(cause) | Reason::Sasl(cause) => cause.fmt(f),
+            Reason::EmptyPassword | Reason::Mechanism => f.write_str(self.client_text()),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::NoSuchUser(user) => write!(f, "no such user: {user}"),
+            Cause::NoPassword(user) => write!(f, "user has no password: {user}"),
+            Cause::WrongPassword => f.write_str("password authentication failed"),
+            Cause::Md5Secret => f.write_str("SCRAM authentication failed: user has MD5 secret"),
+            Cause::TooManyIterations => {
+                f.write_str("iteration count of the SCRAM secret is too high")
+            }
+            Cause::Malformed(what) => f.write_str(what),
+            Cause::Scram(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Reason {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_not_told_that_the_user_is_unknown() {
+        let unknown = Reason::Password(Cause::NoSuchUser("nobody".into()));
+        let wrong = Reason::Password(Cause::WrongPassword);
+        assert_eq!(unknown.client_text(), wrong.client_text());
+        assert_eq!(unknown.to_string(), "no such user: nobody");
+    }
+}
