@@ -20,5 +20,6 @@
 pub mod auth;
 pub mod config;
 pub mod net;
+pub mod server;
 pub mod stats;
 pub mod wire;

@@ -1,0 +1,635 @@
+//! What a server still owes, in the order it owes it.
+//!
+//! The worst bug of a pooler is to give a server back while it owes bytes.
+//! Every request that will be answered is an entry of this queue; every
+//! message of the server must be one that its front entry may get. A server
+//! whose answers do not fit is broken, and one that [`Answers::is_settled`]
+//! does not call settled is never reused.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::stats::Micros;
+use crate::wire::TransactionStatus;
+use crate::wire::backend as msg;
+
+use super::statements::{Presence, Statement};
+
+/// A request and how its answer is treated.
+#[derive(Debug)]
+pub enum Owed {
+    /// Query: answered until ReadyForQuery.
+    Query(Meter),
+    /// FunctionCall: answered until ReadyForQuery.
+    FunctionCall,
+    /// Sync: answered by ReadyForQuery.
+    Sync,
+    /// A Query of the pooler's own: nothing of its answer is passed on.
+    Internal,
+    /// Parse: ParseComplete.
+    Parse(Answer, Option<Box<Tracked>>),
+    /// Bind: BindComplete.
+    Bind,
+    /// Describe: RowDescription or NoData, for statements after a
+    /// ParameterDescription.
+    Describe,
+    /// Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute(Meter),
+    /// Close: CloseComplete.
+    Close(Answer, Option<Box<Tracked>>),
+    /// CopyDone or CopyFail: not answered itself, but it ends the copy in
+    /// front of it.
+    CopyEnd,
+}
+
+/// What the client gets of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The server's answer.
+    Forward,
+    /// Nothing: the request was the pooler's own.
+    Swallow,
+    /// An answer made by the pooler: the request was never sent.
+    Fake,
+}
+
+/// The tracked statement a Parse or Close is about, so that it can be undone
+/// if the server discards it.
+#[derive(Debug)]
+pub struct Tracked {
+    /// The statement.
+    pub statement: Arc<Statement>,
+    /// The client's name for it; none when the pooler asked for itself.
+    pub client_name: Option<Box<[u8]>>,
+}
+
+/// What is measured about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meter {
+    /// The statement's slot in the query statistics.
+    pub slot: u32,
+    /// When it was sent.
+    pub start: Micros,
+}
+
+/// What to do with one message of the server.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// The client gets it.
+    pub forward: bool,
+    /// The request that has been answered with it.
+    pub finished: Option<Meter>,
+    /// It is a ReadyForQuery.
+    pub ready: bool,
+    /// The pooler's own Query has failed.
+    pub internal_failed: bool,
+    /// Requests were discarded because of an error.
+    pub discarded: bool,
+    /// The tracked statement that the server has now.
+    pub parsed: Option<Arc<Statement>>,
+    /// The tracked statement that the server has no more.
+    pub closed: Option<Arc<Statement>>,
+}
+
+/// A message that the front of the queue cannot get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unexpected(pub u8);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Copying {
+    #[default]
+    No,
+    In {
+        /// The client has sent CopyDone or CopyFail.
+        ended: bool,
+        /// Syncs that came while copying: the server ignores them, unless the
+        /// copy fails before they are read.
+        swallowed: u32,
+    },
+    Out,
+    Both,
+}
+
+/// The queue of owed responses of one server connection.
+#[derive(Debug, Default)]
+pub struct Answers {
+    queue: VecDeque<Owed>,
+    status: TransactionStatus,
+    copying: Copying,
+    skipping: bool,
+    unsynced: bool,
+    /// Syncs of which it is not known whether a failed copy has swallowed
+    /// them: so many ReadyForQuery may come or not.
+    doubt: u32,
+    tainted: bool,
+}
+
+impl Answers {
+    /// Nothing owed, nothing half done, no transaction: the one condition
+    /// under which another client may get this server.
+    pub fn is_settled(&self) -> bool {
+        self.queue.is_empty()
+            && self.status == TransactionStatus::Idle
+            && self.copying == Copying::No
+            && !self.skipping
+            && !self.unsynced
+            && self.doubt == 0
+            && !self.tainted
+    }
+
+    /// Nothing is owed; a transaction may be open.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// The client has sent requests that it has not closed with a Sync: the
+    /// server may keep their answers to itself for ever.
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// The status of the last ReadyForQuery.
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// After an error in the extended protocol the server discards every
+    /// message up to the next Sync, simple queries included.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// The pooler's own query is being answered.
+    pub fn is_internal(&self) -> bool {
+        matches!(self.queue.front(), Some(Owed::Internal))
+    }
+
+    /// What requests on their way make of a statement; none if there are none
+    /// about it. Those of an earlier batch may be discarded or not.
+    pub fn pending(&self, statement: &Arc<Statement>) -> Option<Presence> {
+        let mut earlier_batch = false;
+        for owed in self.queue.iter().rev() {
+            let (tracked, presence) = match owed {
+                Owed::Sync => {
+                    earlier_batch = true;
+                    continue;
+                }
+                Owed::Parse(Answer::Forward | Answer::Swallow, Some(tracked)) => {
+                    (tracked, Presence::Present)
+                }
+                Owed::Close(Answer::Swallow, Some(tracked)) => (tracked, Presence::Absent),
+                _ => continue,
+            };
+            if Arc::ptr_eq(&tracked.statement, statement) {
+                return Some(match earlier_batch {
+                    true => Presence::Doubtful,
+                    false => presence,
+                });
+            }
+        }
+        None
+    }
+
+    /// The server waits for copy data and takes no other message.
+    pub fn is_copying_in(&self) -> bool {
+        matches!(
+            self.copying,
+            Copying::In { ended: false, .. } | Copying::Both
+        )
+    }
+
+    /// Adds a request other than Sync and the ends of copies.
+    pub fn push(&mut self, owed: Owed) {
+        self.tainted |= self.doubt > 0;
+        match owed {
+            // Their ReadyForQuery ends what came before without a Sync.
+            Owed::Query(_) | Owed::FunctionCall | Owed::Internal => self.unsynced = false,
+            _ => self.unsynced = true,
+        }
+        self.queue.push_back(owed);
+    }
+
+    /// Adds a Sync.
+    pub fn push_sync(&mut self) {
+        if let Copying::In {
+            ended: false,
+            swallowed,
+        } = &mut self.copying
+        {
+            *swallowed += 1;
+            self.unsynced = matches!(self.queue.front(), Some(Owed::Execute(_)));
+            return;
+        }
+        // Whose answer comes next cannot be told any more.
+        self.tainted |= self.doubt > 0;
+        self.skipping = false;
+        self.unsynced = false;
+        self.queue.push_back(Owed::Sync);
+    }
+
+    /// Notes a CopyDone or CopyFail of the client.
+    pub fn push_copy_end(&mut self) {
+        if let Copying::In { ended, .. } = &mut self.copying {
+            *ended = true;
+        }
+        if !self.queue.is_empty() {
+            self.queue.push_back(Owed::CopyEnd);
+        }
+    }
+
+    /// Takes the next answer that the pooler makes itself, if its turn has
+    /// come.
+    pub fn next_fake(&mut self) -> Option<&'static [u8]> {
+        self.drop_copy_ends();
+        let answer = match self.queue.front()? {
+            Owed::Parse(Answer::Fake, _) => msg::PARSE_COMPLETE_MESSAGE,
+            Owed::Close(Answer::Fake, _) => msg::CLOSE_COMPLETE_MESSAGE,
+            _ => return None,
+        };
+        self.queue.pop_front();
+        Some(answer)
+    }
+
+    /// Accounts for a message of the server. All fakes whose turn has come
+    /// must have been taken before. `status` is the byte of a ReadyForQuery.
+    /// Requests that the server discards because of an error are handed to
+    /// `discarded`.
+    ///
+    /// # Errors
+    /// [`Unexpected`] when no owed answer begins or goes on with this message.
+    pub fn on_message(
+        &mut self,
+        tag: u8,
+        status: Option<TransactionStatus>,
+        discarded: impl FnMut(Owed),
+    ) -> Result<Step, Unexpected> {
+        self.drop_copy_ends();
+        match tag {
+            msg::NOTICE_RESPONSE | msg::PARAMETER_STATUS | msg::NOTIFICATION_RESPONSE => {
+                Ok(self.step())
+            }
+            msg::ERROR_RESPONSE => Ok(self.on_error(discarded)),
+            msg::READY_FOR_QUERY => self.on_ready(status.ok_or(Unexpected(tag))?),
+            _ => self.on_answer(tag),
+        }
+    }
+
+    fn step(&self) -> Step {
+        Step {
+            forward: !matches!(self.queue.front(), Some(Owed::Internal)),
+            ..Step::default()
+        }
+    }
+
+    fn on_error(&mut self, discarded: impl FnMut(Owed)) -> Step {
+        let mut step = self.step();
+        if let Copying::In { swallowed, .. } = self.copying {
+            // Whether they are answered depends on when the copy failed.
+            self.doubt += swallowed;
+        }
+        self.copying = Copying::No;
+        match self.queue.front() {
+            // An error nobody asked for announces the end of the connection.
+            None => self.tainted = true,
+            Some(Owed::Internal) => step.internal_failed = true,
+            Some(Owed::Query(_) | Owed::FunctionCall | Owed::Sync) => {}
+            Some(Owed::Execute(meter)) => {
+                step.finished = Some(*meter);
+                step.discarded = true;
+                self.discard_until_sync(discarded);
+            }
+            Some(_) => {
+                step.discarded = true;
+                self.discard_until_sync(discarded);
+            }
+        }
+        step
+    }
+
+    fn discard_until_sync(&mut self, discarded: impl FnMut(Owed)) {
+        let sync = self.queue.iter().position(|o| matches!(o, Owed::Sync));
+        self.skipping = sync.is_none();
+        let count = sync.unwrap_or(self.queue.len());
+        // Latest first: what they would have done is undone step by step.
+        self.queue.drain(..count).rev().for_each(discarded);
+    }
+
+    fn on_ready(&mut self, status: TransactionStatus) -> Result<Step, Unexpected> {
+        let mut step = self.step();
+        step.ready = true;
+        match self.queue.pop_front() {
+            None if self.doubt > 0 => {
+                self.doubt -= 1;
+                self.skipping = false;
+                self.unsynced = false;
+            }
+            Some(Owed::Query(meter)) => step.finished = Some(meter),
+            Some(Owed::FunctionCall | Owed::Sync | Owed::Internal) => {}
+            other => {
+                self.queue.extend(other);
+                return Err(Unexpected(msg::READY_FOR_QUERY));
+            }
+        }
+        self.copying = Copying::No;
+        self.status = status;
+        self.drop_copy_ends();
+        Ok(step)
+    }
+
+    fn on_answer(&mut self, tag: u8) -> Result<Step, Unexpected> {
+        let mut step = self.step();
+        let front = self.queue.front().ok_or(Unexpected(tag))?;
+        match (front, tag) {
+            (Owed::Parse(answer, tracked), msg::PARSE_COMPLETE) => {
+                step.forward = *answer == Answer::Forward;
+                if let Some(tracked) = tracked {
+                    tracked.statement.prove();
+                    step.parsed = Some(tracked.statement.clone());
+                }
+                self.queue.pop_front();
+            }
+            (Owed::Close(answer, tracked), msg::CLOSE_COMPLETE) => {
+                step.forward = *answer == Answer::Forward;
+                step.closed = tracked.as_ref().map(|tracked| tracked.statement.clone());
+                self.queue.pop_front();
+            }
+            (Owed::Bind, msg::BIND_COMPLETE)
+            | (Owed::Describe, msg::ROW_DESCRIPTION | msg::NO_DATA) => {
+                self.queue.pop_front();
+            }
+            (Owed::Describe, msg::PARAMETER_DESCRIPTION) => {}
+            (Owed::Execute(meter), msg::COMMAND_COMPLETE)
+            | (Owed::Execute(meter), msg::EMPTY_QUERY_RESPONSE | msg::PORTAL_SUSPENDED) => {
+                step.finished = Some(*meter);
+                self.copying = Copying::No;
+                self.queue.pop_front();
+            }
+            (Owed::Query(_), msg::COMMAND_COMPLETE) => self.end_copy_of_query(),
+            (Owed::FunctionCall, msg::FUNCTION_CALL_RESPONSE) => {}
+            (Owed::Execute(_) | Owed::Query(_) | Owed::Internal, _) => self.on_result(tag)?,
+            _ => return Err(Unexpected(tag)),
+        }
+        Ok(step)
+    }
+
+    /// Messages in the middle of what Query and Execute are answered with.
+    fn on_result(&mut self, tag: u8) -> Result<(), Unexpected> {
+        match (tag, self.copying) {
+            (msg::DATA_ROW, Copying::No) => {}
+            (msg::ROW_DESCRIPTION | msg::EMPTY_QUERY_RESPONSE | msg::COMMAND_COMPLETE, _)
+                if !matches!(self.queue.front(), Some(Owed::Execute(_))) => {}
+            (msg::COPY_IN_RESPONSE, Copying::No) => self.begin_copy_in(),
+            (msg::COPY_OUT_RESPONSE, Copying::No) => self.copying = Copying::Out,
+            (msg::COPY_BOTH_RESPONSE, Copying::No) => self.copying = Copying::Both,
+            (msg::COPY_DATA | msg::COPY_DONE, Copying::Out | Copying::Both) => {}
+            _ => return Err(Unexpected(tag)),
+        }
+        Ok(())
+    }
+
+    /// Syncs sent ahead of the copy data are ignored by the server: they are
+    /// not owed an answer any more.
+    fn begin_copy_in(&mut self) {
+        let mut swallowed = 0;
+        while let Some(Owed::Sync) = self.queue.get(1) {
+            self.queue.remove(1);
+            swallowed += 1;
+        }
+        if swallowed > 0 && matches!(self.queue.front(), Some(Owed::Execute(_))) {
+            self.unsynced = !self.queue.iter().any(|owed| matches!(owed, Owed::Sync));
+        }
+        self.copying = Copying::In {
+            ended: matches!(self.queue.get(1), Some(Owed::CopyEnd)),
+            swallowed,
+        };
+    }
+
+    /// One Query may hold several copies, each with its own CopyDone.
+    fn end_copy_of_query(&mut self) {
+        if let Copying::In { .. } = self.copying
+            && let Some(at) = self.queue.iter().position(|o| matches!(o, Owed::CopyEnd))
+        {
+            self.queue.remove(at);
+        }
+        self.copying = Copying::No;
+    }
+
+    fn drop_copy_ends(&mut self) {
+        while let Some(Owed::CopyEnd) = self.queue.front() {
+            self.queue.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METER: Meter = Meter {
+        slot: 0,
+        start: Micros::ZERO,
+    };
+
+    fn feed(answers: &mut Answers, tags: &[u8]) -> Result<Vec<bool>, Unexpected> {
+        let mut forwarded = Vec::new();
+        for &tag in tags {
+            while answers.next_fake().is_some() {}
+            let status = (tag == b'Z').then_some(TransactionStatus::Idle);
+            forwarded.push(answers.on_message(tag, status, |_| {})?.forward);
+        }
+        Ok(forwarded)
+    }
+
+    fn execute_batch(answers: &mut Answers) {
+        answers.push(Owed::Parse(Answer::Forward, None));
+        answers.push(Owed::Bind);
+        answers.push(Owed::Describe);
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+    }
+
+    #[test]
+    fn a_query_is_settled_by_its_ready_for_query_only() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER));
+        feed(&mut answers, b"TDDC").expect("a result");
+        assert!(!answers.is_settled());
+        feed(&mut answers, b"Z").expect("ready");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn every_sync_of_a_pipeline_is_waited_for() {
+        let mut answers = Answers::default();
+        for _ in 0..3 {
+            execute_batch(&mut answers);
+        }
+        for round in 0..3 {
+            assert!(!answers.is_settled(), "before round {round}");
+            feed(&mut answers, b"12TDCZ").expect("answers of a batch");
+        }
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn an_error_discards_up_to_the_next_sync_and_no_further() {
+        let mut answers = Answers::default();
+        execute_batch(&mut answers);
+        execute_batch(&mut answers);
+        feed(&mut answers, b"1EZ").expect("error and ready");
+        assert!(!answers.is_settled());
+        feed(&mut answers, b"12TCZ").expect("second batch");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn a_query_behind_an_error_is_not_owed_an_answer() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Bind);
+        answers.push(Owed::Query(METER));
+        answers.push_sync();
+        feed(&mut answers, b"EZ").expect("error, then the Sync's answer");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn without_a_sync_the_server_goes_on_skipping() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Bind);
+        feed(&mut answers, b"E").expect("error");
+        assert!(answers.is_skipping() && !answers.is_settled());
+        answers.push_sync();
+        feed(&mut answers, b"Z").expect("ready");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn answered_but_not_synced_is_not_settled() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Parse(Answer::Forward, None));
+        feed(&mut answers, b"1").expect("ParseComplete after a Flush");
+        assert!(answers.is_empty() && !answers.is_settled());
+    }
+
+    #[test]
+    fn swallowed_and_faked_answers_keep_their_places() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Parse(Answer::Fake, None));
+        answers.push(Owed::Parse(Answer::Swallow, None));
+        answers.push(Owed::Bind);
+        answers.push(Owed::Close(Answer::Fake, None));
+        answers.push_sync();
+        assert_eq!(answers.next_fake(), Some(msg::PARSE_COMPLETE_MESSAGE));
+        assert_eq!(answers.next_fake(), None);
+        assert_eq!(feed(&mut answers, b"1"), Ok(vec![false]));
+        assert_eq!(answers.next_fake(), None);
+        assert_eq!(feed(&mut answers, b"2"), Ok(vec![true]));
+        assert_eq!(answers.next_fake(), Some(msg::CLOSE_COMPLETE_MESSAGE));
+        assert_eq!(feed(&mut answers, b"Z"), Ok(vec![true]));
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn an_answer_nobody_asked_for_is_unexpected() {
+        let mut answers = Answers::default();
+        assert_eq!(feed(&mut answers, b"Z"), Err(Unexpected(b'Z')));
+        answers.push(Owed::Bind);
+        assert_eq!(feed(&mut answers, b"1"), Err(Unexpected(b'1')));
+        assert_eq!(feed(&mut answers, b"D"), Err(Unexpected(b'D')));
+    }
+
+    #[test]
+    fn a_sync_sent_ahead_of_copy_data_is_not_owed() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+        feed(&mut answers, b"G").expect("CopyInResponse");
+        assert!(answers.is_copying_in());
+        answers.push_copy_end();
+        answers.push_sync();
+        feed(&mut answers, b"CZ").expect("copied, one ready");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn a_copy_that_fails_with_a_sync_in_doubt_taints_the_server() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+        feed(&mut answers, b"GE").expect("copy refused");
+        answers.push_sync();
+        feed(&mut answers, b"Z").expect("ready");
+        assert!(answers.is_empty() && !answers.is_settled());
+    }
+
+    #[test]
+    fn a_sync_in_doubt_that_is_answered_is_in_doubt_no_more() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Execute(METER));
+        feed(&mut answers, b"G").expect("CopyInResponse");
+        answers.push_sync();
+        feed(&mut answers, b"E").expect("copy refused");
+        assert!(!answers.is_settled());
+        feed(&mut answers, b"Z").expect("the Sync was read after the failure");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn what_an_error_discards_is_handed_out_latest_first() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Bind);
+        answers.push(Owed::Describe);
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+        let mut order = Vec::new();
+        let step = answers.on_message(b'E', None, |owed| order.push(format!("{owed:?}")));
+        assert!(step.expect("an error").forward);
+        assert!(order[0].starts_with("Execute") && order[2].starts_with("Bind"));
+    }
+
+    #[test]
+    fn a_query_with_two_copies_takes_two_copy_dones() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER));
+        answers.push_copy_end();
+        answers.push_copy_end();
+        feed(&mut answers, b"GCGC").expect("two copies");
+        feed(&mut answers, b"Z").expect("ready");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn a_failed_copy_of_a_query_settles_at_ready_for_query() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER));
+        feed(&mut answers, b"GEZ").expect("copy failed");
+        answers.push_copy_end();
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn nothing_of_an_internal_query_is_forwarded() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Internal);
+        assert_eq!(feed(&mut answers, b"CSZ"), Ok(vec![false; 3]));
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn an_error_nobody_asked_for_taints() {
+        let mut answers = Answers::default();
+        feed(&mut answers, b"E").expect("forwarded");
+        assert!(!answers.is_settled());
+    }
+
+    #[test]
+    fn an_open_transaction_is_not_settled() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER));
+        let status = Some(TransactionStatus::Active);
+        answers
+            .on_message(b'Z', status, |_| {})
+            .expect("ready in a transaction");
+        assert!(answers.is_empty() && !answers.is_settled());
+    }
+}

@@ -1,0 +1,190 @@
+//! A server connection as its owner holds it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::statements::Prepared;
+use super::{Answers, Parameters, Record, Tracked};
+use crate::net::{Channel, Message};
+use crate::wire::{TransactionStatus, backend, frontend};
+
+/// The longest message taken from a server while nobody is linked to it.
+const MAX_UNLINKED_MESSAGE: usize = 1 << 20;
+
+/// How long a server may take to close its end after Terminate.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A logged-in server connection. Whoever holds it is its only user.
+#[derive(Debug)]
+pub struct Server {
+    /// Socket and unfinished bytes.
+    pub channel: Channel,
+    /// Where the conversation with it stands.
+    pub exchange: Exchange,
+    /// The tracked parameters' values.
+    pub parameters: Arc<Parameters>,
+    /// The tracked parameters' names.
+    pub tracked: Arc<Tracked>,
+    /// What others see of it.
+    pub record: Arc<Record>,
+    /// The worker whose reactor watches the socket.
+    pub home: usize,
+}
+
+/// Where the conversation with a server stands.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    /// What it owes.
+    pub answers: Answers,
+    /// The statements it has.
+    pub prepared: Prepared,
+    /// Bytes of a server's message that are still to come and only pass
+    /// through to the client.
+    pub incoming: usize,
+    /// Bytes of a client's message that are still to be passed to the server.
+    pub outgoing: usize,
+}
+
+impl Exchange {
+    /// Nothing owed, no transaction, no partial message either way.
+    pub fn is_settled(&self) -> bool {
+        self.answers.is_settled() && self.incoming == 0 && self.outgoing == 0
+    }
+}
+
+/// How the attempt ended to get a server back that its client left.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// All it owed has come; it can be reused.
+    Settled,
+    /// It must be closed.
+    Unsettled,
+}
+
+impl Server {
+    /// Whether another client may get it: the only place that says so.
+    ///
+    /// Nothing owed and no transaction, no partial message either way, and no
+    /// cancel request in flight.
+    pub fn is_reusable(&self) -> bool {
+        self.exchange.is_settled() && self.channel.is_clean() && !self.record.is_being_canceled()
+    }
+
+    /// Runs a query of the pooler's own to its end, before `limit`.
+    ///
+    /// # Errors
+    /// The socket's; `TimedOut`; `InvalidData` when the answer is an error or
+    /// makes no sense, or leaves a transaction open.
+    pub async fn run(&mut self, query: &str, limit: Duration) -> io::Result<()> {
+        let mut request = bytes::BytesMut::new();
+        frontend::put_query(&mut request, query);
+        self.exchange.answers.push(super::answers::Owed::Internal);
+        let answer = async {
+            self.channel.write_all(&request).await?;
+            let mut failed = false;
+            while !self.exchange.answers.is_empty() {
+                failed |= self.next_answer().await? == backend::ERROR_RESPONSE;
+            }
+            if failed || !self.exchange.answers.is_settled() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            Ok(())
+        };
+        tokio::time::timeout(limit, answer)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Reads on, for `limit` at most and `bytes` at most, until nothing is
+    /// owed: after its client has gone.
+    pub async fn drain(&mut self, limit: Duration, mut bytes: usize) -> Retired {
+        let drained = async {
+            while !self.exchange.answers.is_empty() || self.exchange.incoming > 0 {
+                let read = self.skip_or_answer().await?;
+                bytes = bytes.checked_sub(read).ok_or(io::ErrorKind::FileTooLarge)?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        let ended = tokio::time::timeout(limit, drained).await;
+        if matches!(ended, Ok(Ok(()))) && self.exchange.is_settled() && self.channel.is_clean() {
+            Retired::Settled
+        } else {
+            Retired::Unsettled
+        }
+    }
+
+    /// Says Terminate and waits a moment for the server to close its end, so
+    /// that the backend is gone when its place in the pool is given away.
+    pub async fn close(mut self) {
+        // In the middle of a message it would be taken for a part of it.
+        if self.exchange.outgoing == 0 && self.channel.is_drained() {
+            self.channel.stream.write_now(frontend::TERMINATE_MESSAGE);
+        }
+        let gone = async {
+            // The end of the stream is what it understands in any state.
+            if self.channel.stream.shutdown().await.is_err() {
+                return;
+            }
+            let mut rest = [0; 512];
+            while matches!(self.channel.stream.read(&mut rest).await, Ok(read) if read > 0) {}
+        };
+        if tokio::time::timeout(FAREWELL, gone).await.is_err() {
+            tracing::debug!(server = self.record.id, "server did not close its end");
+        }
+    }
+
+    /// Moves the socket to the reactor of the calling thread, worker `home`.
+    ///
+    /// # Errors
+    /// The reactor's; the connection is closed then.
+    pub fn rehome(self, home: usize) -> io::Result<Server> {
+        Ok(Server {
+            channel: self.channel.rehome()?,
+            home,
+            ..self
+        })
+    }
+
+    async fn next_answer(&mut self) -> io::Result<u8> {
+        let message = self.channel.read_message(MAX_UNLINKED_MESSAGE).await?;
+        self.account(&message)?;
+        Ok(message.tag)
+    }
+
+    /// Skips what is left of a message that was passing through, or takes
+    /// the next one.
+    async fn skip_or_answer(&mut self) -> io::Result<usize> {
+        if self.exchange.incoming > 0 {
+            self.channel.peek(1).await?;
+            let count = self.channel.carried().min(self.exchange.incoming);
+            self.channel.take(count);
+            self.exchange.incoming -= count;
+            return Ok(count);
+        }
+        let message = self.channel.read_message(MAX_UNLINKED_MESSAGE).await?;
+        self.account(&message)?;
+        Ok(message.body.len())
+    }
+
+    fn account(&mut self, message: &Message) -> io::Result<()> {
+        while self.exchange.answers.next_fake().is_some() {}
+        if message.tag == backend::PARAMETER_STATUS {
+            let (name, value) =
+                backend::parameter(&message.body).ok_or(io::ErrorKind::InvalidData)?;
+            if let Some(index) = self.tracked.index(name) {
+                Arc::make_mut(&mut self.parameters).set(index, value);
+            }
+        }
+        let status = message.body.first().copied();
+        let status = status.and_then(TransactionStatus::read);
+        let Exchange {
+            answers, prepared, ..
+        } = &mut self.exchange;
+        let step = answers
+            .on_message(message.tag, status, drop)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        prepared.note(&step, answers);
+        Ok(())
+    }
+}

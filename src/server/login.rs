@@ -1,0 +1,279 @@
+//! Logging in to PostgreSQL.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pgwire::messages::Message as _;
+use pgwire::messages::startup::Startup;
+
+use super::{Exchange, Parameters, Record, Server, Tracked};
+use crate::auth::{self, Credential, Refusal, ServerExchange, ServerStep};
+use crate::net::{self, Channel, Host, SocketOptions};
+use crate::stats::Clock;
+use crate::wire::backend as msg;
+use crate::wire::backend::ErrorFields;
+
+/// The longest message taken from a server during its login.
+const MAX_LOGIN_MESSAGE: usize = 64 * 1024;
+
+/// The most ParameterStatus messages taken during a login.
+const MAX_PARAMETERS: usize = 200;
+
+/// How long `connect_query` may take.
+const CONNECT_QUERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// The server cannot take connections now.
+const CANNOT_CONNECT_NOW: &str = "57P03";
+/// The server has no free connection slots.
+const TOO_MANY_CONNECTIONS: &str = "53300";
+
+/// Where to log in, and as whom.
+#[derive(Debug)]
+pub struct Target {
+    /// Hosts, taken in turn.
+    pub hosts: Vec<Host>,
+    /// Port.
+    pub port: u16,
+    /// Database.
+    pub dbname: String,
+    /// User.
+    pub user: String,
+    /// What the user can prove itself with.
+    pub credential: Option<Arc<Credential>>,
+    /// Socket options.
+    pub options: SocketOptions,
+    /// Further parameters of the startup message.
+    pub startup: Vec<(&'static str, String)>,
+    /// Query to run before the first use.
+    pub connect_query: Option<String>,
+    /// Rotation through hosts and their addresses.
+    pub turn: Arc<AtomicUsize>,
+}
+
+/// A server that has logged us in.
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// The connection.
+    pub server: Server,
+    /// Every parameter it reported, in order.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// Why a login failed.
+#[derive(Debug)]
+pub enum LoginError {
+    /// The socket could not be connected.
+    Connect(io::Error),
+    /// `server_connect_timeout`.
+    Timeout,
+    /// The connection broke, or the server closed it.
+    Io(io::Error),
+    /// The server said no, in these words.
+    Refused(ErrorFields),
+    /// The authentication could not be completed.
+    Auth(Refusal),
+    /// The server sent what no server sends here.
+    Protocol(u8),
+}
+
+impl LoginError {
+    /// SQLSTATE for the clients that wait.
+    pub fn sqlstate(&self) -> &str {
+        match self {
+            LoginError::Refused(fields) if fields.sqlstate.len() == 5 => &fields.sqlstate,
+            _ => msg::PROTOCOL_VIOLATION,
+        }
+    }
+
+    /// Text for the clients that wait.
+    pub fn client_text(&self) -> String {
+        match self {
+            LoginError::Refused(fields) => fields.message.clone(),
+            LoginError::Auth(refusal) => refusal
+                .client_text()
+                .unwrap_or("server login failed")
+                .into(),
+            LoginError::Connect(_) => "connect failed".into(),
+            LoginError::Timeout => "connect timeout".into(),
+            LoginError::Io(_) | LoginError::Protocol(_) => "server login failed".into(),
+        }
+    }
+
+    /// Whether trying again soon is of no use, so that clients are told at
+    /// once. A server that starts up, or is full, only needs patience.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            LoginError::Refused(fields) if fields.message.is_empty() => false,
+            LoginError::Refused(fields) => {
+                fields.sqlstate != CANNOT_CONNECT_NOW && fields.sqlstate != TOO_MANY_CONNECTIONS
+            }
+            LoginError::Auth(refusal) => refusal.client_text().is_some(),
+            LoginError::Protocol(_) => true,
+            LoginError::Connect(_) | LoginError::Timeout | LoginError::Io(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for LoginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoginError::Connect(error) => write!(f, "connect failed: {error}"),
+            LoginError::Timeout => f.write_str("connect timeout"),
+            LoginError::Io(error) => write!(f, "connection lost: {error}"),
+            LoginError::Refused(fields) => write!(f, "{} {}", fields.severity, fields.message),
+            LoginError::Auth(refusal) => refusal.fmt(f),
+            LoginError::Protocol(tag) => {
+                write!(
+                    f,
+                    "unexpected message '{}'",
+                    char::from(*tag).escape_default()
+                )
+            }
+        }
+    }
+}
+
+/// Connects and logs in. The caller sets the deadline; a dropped login is a
+/// closed connection.
+///
+/// # Errors
+/// See [`LoginError`].
+pub async fn login(
+    target: &Target,
+    tracked: &Arc<Tracked>,
+    pool: u64,
+    id: u64,
+    clock: &Clock,
+) -> Result<LoggedIn, LoginError> {
+    let connected_at = clock.now();
+    let turn = target.turn.fetch_add(1, Ordering::Relaxed);
+    let host = &target.hosts[turn % target.hosts.len().max(1)];
+    let stream = net::connect(host, target.port, &target.turn, &target.options)
+        .await
+        .map_err(LoginError::Connect)?;
+    let record = Record::new(id, pool, (host.clone(), target.port), &stream, connected_at);
+    let mut channel = Channel::new(stream);
+    send_startup(&mut channel, target).await?;
+    authenticate(&mut channel, target).await?;
+    let (record, parameters) = read_greeting(&mut channel, record).await?;
+    let mut server = Server {
+        channel,
+        exchange: Exchange::default(),
+        parameters: Arc::new(tracked_values(tracked, &parameters)),
+        tracked: tracked.clone(),
+        record: Arc::new(record),
+        home: 0,
+    };
+    if let Some(query) = &target.connect_query
+        && let Err(error) = server.run(query, CONNECT_QUERY_LIMIT).await
+    {
+        tracing::error!("S: error while executing exec_on_query: {error}");
+        if !server.is_reusable() {
+            return Err(LoginError::Io(error));
+        }
+    }
+    Ok(LoggedIn { server, parameters })
+}
+
+async fn send_startup(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
+    let mut startup = Startup::new();
+    let parameters = &mut startup.parameters;
+    parameters.insert("user".into(), target.user.clone());
+    parameters.insert("database".into(), target.dbname.clone());
+    for (name, value) in &target.startup {
+        parameters.insert((*name).into(), value.clone());
+    }
+    startup.protocol_number_minor = 0;
+    let mut packet = BytesMut::new();
+    startup
+        .encode(&mut packet)
+        .map_err(|error| LoginError::Io(io::Error::other(error)))?;
+    channel.write_all(&packet).await.map_err(LoginError::Io)
+}
+
+async fn authenticate(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
+    let credential = target.credential.as_ref();
+    let exchange = ServerExchange::start(&target.user, credential, auth::os_random);
+    let mut step = ServerStep::Wait(exchange);
+    loop {
+        step = match step {
+            ServerStep::Wait(exchange) => {
+                let body = read(channel, msg::AUTHENTICATION).await?;
+                exchange.on_request(&body)
+            }
+            ServerStep::Send { message, next } => {
+                let sent = channel.write_all(message.as_bytes()).await;
+                sent.map_err(LoginError::Io)?;
+                ServerStep::Wait(next)
+            }
+            ServerStep::Derive(derivation) => tokio::task::spawn_blocking(move || derivation.run())
+                .await
+                .map_err(|error| LoginError::Io(io::Error::other(error)))?,
+            ServerStep::LoggedIn(_) => return Ok(()),
+            ServerStep::Refuse(refusal) => return Err(LoginError::Auth(refusal)),
+        }
+    }
+}
+
+/// Reads ParameterStatus and BackendKeyData up to ReadyForQuery.
+async fn read_greeting(
+    channel: &mut Channel,
+    mut record: Record,
+) -> Result<(Record, Vec<(String, String)>), LoginError> {
+    let mut parameters = Vec::new();
+    loop {
+        let message = read_any(channel).await?;
+        match message.tag {
+            msg::PARAMETER_STATUS if parameters.len() < MAX_PARAMETERS => {
+                let (name, value) =
+                    msg::parameter(&message.body).ok_or(LoginError::Protocol(message.tag))?;
+                parameters.push((name.to_owned(), value.to_owned()));
+            }
+            msg::BACKEND_KEY_DATA if message.body.len() >= 8 => {
+                let pid = *message
+                    .body
+                    .first_chunk::<4>()
+                    .expect("eight bytes or more");
+                record.pid = i32::from_be_bytes(pid);
+                record.secret = message.body.slice(4..);
+            }
+            msg::READY_FOR_QUERY if message.body[..] == *b"I" => return Ok((record, parameters)),
+            msg::NOTICE_RESPONSE => {}
+            tag => return Err(LoginError::Protocol(tag)),
+        }
+    }
+}
+
+async fn read(channel: &mut Channel, tag: u8) -> Result<bytes::Bytes, LoginError> {
+    loop {
+        let message = read_any(channel).await?;
+        match message.tag {
+            found if found == tag => return Ok(message.body),
+            msg::NOTICE_RESPONSE | msg::NEGOTIATE_PROTOCOL_VERSION => {}
+            other => return Err(LoginError::Protocol(other)),
+        }
+    }
+}
+
+async fn read_any(channel: &mut Channel) -> Result<net::Message, LoginError> {
+    let message = channel.read_message(MAX_LOGIN_MESSAGE).await;
+    let message = message.map_err(LoginError::Io)?;
+    if message.tag == msg::ERROR_RESPONSE {
+        return Err(LoginError::Refused(msg::error_fields(&message.body)));
+    }
+    Ok(message)
+}
+
+fn tracked_values(tracked: &Tracked, reported: &[(String, String)]) -> Parameters {
+    let mut values = Parameters::default();
+    for (name, value) in reported {
+        if let Some(index) = tracked.index(name) {
+            values.set(index, value);
+        }
+    }
+    values
+}

@@ -1,0 +1,16 @@
+//! One logged-in connection to PostgreSQL.
+
+pub mod answers;
+mod cancel;
+mod connection;
+mod login;
+mod parameters;
+mod record;
+pub mod statements;
+
+pub use answers::Answers;
+pub use cancel::send_cancel;
+pub use connection::{Exchange, Retired, Server};
+pub use login::{LoggedIn, LoginError, Target, login};
+pub use parameters::{Parameters, Tracked};
+pub use record::{Record, ServerState};
