@@ -20,6 +20,7 @@
 pub mod auth;
 pub mod config;
 pub mod net;
+pub mod process;
 pub mod server;
 pub mod stats;
 pub mod wire;
