@@ -20,6 +20,7 @@
 pub mod auth;
 pub mod config;
 pub mod net;
+pub mod pool;
 pub mod process;
 pub mod server;
 pub mod stats;

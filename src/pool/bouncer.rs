@@ -1,0 +1,536 @@
+//! Everything the pooler has: databases, users, pools, clients, servers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use dashmap::DashMap;
+use tokio::sync::Notify;
+
+use super::client::CancelKey;
+use super::state::Limits;
+use super::{Client, Database, Pool, User};
+use crate::auth::UserList;
+use crate::config::{self, Config, PoolMode};
+use crate::net::{Host, SocketOptions};
+use crate::server::statements::Dictionary;
+use crate::server::{LoginError, Record, Server, Target, Tracked};
+use crate::stats::Clock;
+
+/// The name of the console's database.
+pub const CONSOLE: &str = "pgbouncer";
+
+/// The longest name of a database, PostgreSQL's.
+const MAX_DATABASE_NAME: usize = 63;
+
+/// A pool's key: database entry and server user.
+type PoolKey = (String, String);
+
+/// The whole pooler, shared by workers and console.
+#[derive(Debug)]
+pub struct Bouncer {
+    /// The clock of all times in here.
+    pub clock: Clock,
+    /// The tracked parameters' names.
+    pub tracked: Arc<Tracked>,
+    /// Prepared statements of all clients.
+    pub dictionary: Dictionary,
+    /// Logged-in clients by cancel key.
+    pub clients: DashMap<CancelKey, Arc<Client>>,
+    /// Clients of the console by cancel key, and what tells a waiting command
+    /// of theirs that it is cancelled (`notify_waiters`).
+    pub consoles: DashMap<CancelKey, Arc<Notify>>,
+    /// Server connections by id.
+    pub servers: DashMap<u64, Arc<Record>>,
+    /// Client sockets, logging in and cancel requests included.
+    pub client_sockets: super::Budget,
+    config: ArcSwap<Config>,
+    /// Held by whoever changes the configuration.
+    changing: Mutex<()>,
+    user_list: ArcSwap<UserList>,
+    databases: DashMap<String, Arc<Database>>,
+    users: DashMap<String, Arc<User>>,
+    /// Seldom written; sweeps and the console walk it.
+    pools: RwLock<Vec<Arc<Pool>>>,
+    by_key: DashMap<PoolKey, Arc<Pool>>,
+    ids: AtomicU64,
+    pool_ids: AtomicU64,
+    paused: AtomicBool,
+    shutting_down: AtomicBool,
+    workers: usize,
+}
+
+impl Bouncer {
+    /// A pooler with the databases of `config`.
+    pub fn new(config: Config, user_list: UserList, workers: usize) -> Arc<Bouncer> {
+        let tracked = Arc::new(Tracked::new(&config.pgbouncer.track_extra_parameters));
+        let bouncer = Arc::new(Bouncer {
+            clock: Clock::begin(),
+            tracked,
+            dictionary: Dictionary::default(),
+            clients: DashMap::new(),
+            consoles: DashMap::new(),
+            servers: DashMap::new(),
+            client_sockets: super::Budget::default(),
+            config: ArcSwap::from_pointee(config),
+            changing: Mutex::default(),
+            user_list: ArcSwap::from_pointee(user_list),
+            databases: DashMap::new(),
+            users: DashMap::new(),
+            pools: RwLock::default(),
+            by_key: DashMap::new(),
+            ids: AtomicU64::new(0),
+            pool_ids: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+            shutting_down: AtomicBool::new(false),
+            workers,
+        });
+        bouncer.apply_databases();
+        bouncer.apply_users();
+        bouncer
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// The users of `auth_file`.
+    pub fn user_list(&self) -> Guard<Arc<UserList>> {
+        self.user_list.load()
+    }
+
+    /// Number of workers; their homes are counted from 0.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// The home of what the control runtime does.
+    pub fn control_home(&self) -> usize {
+        self.workers
+    }
+
+    /// The next id of a client or server.
+    pub fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn next_pool_id(&self) -> u64 {
+        self.pool_ids.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes over a new configuration: databases and users come, change and
+    /// go; clients of removed databases are disconnected.
+    pub fn reload(self: &Arc<Self>, config: Config, user_list: UserList) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.config.store(Arc::new(config));
+        self.user_list.store(Arc::new(user_list));
+        self.apply_users();
+        self.apply_databases();
+        for pool in self.pools() {
+            pool.apply_settings(self);
+        }
+    }
+
+    /// Changes one setting, as the console's SET does; answers what `change`
+    /// answers.
+    pub fn update_config<T>(self: &Arc<Self>, change: impl FnOnce(&mut Config) -> T) -> T {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = Config::clone(&self.config());
+        let result = change(&mut config);
+        self.config.store(Arc::new(config));
+        for pool in self.pools() {
+            pool.apply_settings(self);
+        }
+        result
+    }
+
+    /// The entry a client asks for; made from `*` if there is no other.
+    pub fn database(&self, name: &str) -> Option<Arc<Database>> {
+        if let Some(found) = self.databases.get(name) {
+            return Some(found.clone());
+        }
+        if name.len() > MAX_DATABASE_NAME {
+            return None;
+        }
+        let mut settings = self.config().autodb.clone()?;
+        settings.dbname.get_or_insert_with(|| name.to_owned());
+        let made = self.databases.entry(name.to_owned()).or_insert_with(|| {
+            tracing::info!("registered new auto-database: {name}");
+            Arc::new(Database::new(name, true, settings))
+        });
+        Some(made.clone())
+    }
+
+    /// An entry that exists already.
+    pub fn known_database(&self, name: &str) -> Option<Arc<Database>> {
+        self.databases.get(name).map(|found| found.clone())
+    }
+
+    /// All entries, by name.
+    pub fn databases(&self) -> Vec<Arc<Database>> {
+        let mut all: Vec<_> = self.databases.iter().map(|entry| entry.clone()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// A user by name, made when first seen.
+    pub fn user(&self, name: &str) -> Arc<User> {
+        if let Some(found) = self.users.get(name) {
+            return found.clone();
+        }
+        let settings = self.config().users.get(name).cloned().unwrap_or_default();
+        let made = self.users.entry(name.to_owned()).or_insert_with(|| {
+            let user = User::new(name, settings);
+            user.credential.store(self.user_list().get(name).cloned());
+            Arc::new(user)
+        });
+        made.clone()
+    }
+
+    /// A user if it is known.
+    pub fn known_user(&self, name: &str) -> Option<Arc<User>> {
+        self.users.get(name).map(|found| found.clone())
+    }
+
+    /// All known users, by name.
+    pub fn users(&self) -> Vec<Arc<User>> {
+        let mut all: Vec<_> = self.users.iter().map(|entry| entry.clone()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The pool for clients of `database` logged in as `user`.
+    pub fn pool(self: &Arc<Self>, database: &Arc<Database>, user: &Arc<User>) -> Arc<Pool> {
+        let user = self.server_user(database).unwrap_or_else(|| user.clone());
+        let key = (database.name.clone(), user.name.clone());
+        if let Some(found) = self.by_key.get(&key)
+            && !found.is_removed()
+        {
+            return found.clone();
+        }
+        let mut all = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        let made = match self.by_key.get(&key) {
+            Some(found) if !found.is_removed() => return found.clone(),
+            _ => Pool::new(self, database.clone(), user, self.workers),
+        };
+        self.by_key.insert(key, made.clone());
+        all.push(made.clone());
+        all.sort_by(|a, b| (&a.database.name, &a.user.name).cmp(&(&b.database.name, &b.user.name)));
+        made
+    }
+
+    /// All pools, by database and user.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// PAUSE without a database.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// PAUSE, RESUME: everything, or one database.
+    pub fn set_paused(self: &Arc<Self>, database: Option<&Database>, paused: bool) {
+        match database {
+            Some(database) => database.set_paused(paused),
+            None => self.paused.store(paused, Ordering::Release),
+        }
+        for pool in self.pools() {
+            if database.is_none_or(|database| pool.database.name == database.name) {
+                pool.set_paused(self.is_paused() || pool.database.is_paused());
+            }
+        }
+    }
+
+    /// A waiting shutdown has begun: no new logins.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Acquire)
+    }
+
+    /// Begins a waiting shutdown.
+    pub fn set_shutting_down(&self) {
+        self.shutting_down.store(true, Ordering::Release);
+    }
+
+    /// KILL db, or a database that the configuration has no more: clients and
+    /// servers are dropped, pools and their statistics vanish.
+    pub fn drop_pools(&self, database: &str) {
+        let mut all = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        for pool in all.extract_if(.., |pool| pool.database.name == database) {
+            self.by_key
+                .remove(&(pool.database.name.clone(), pool.user.name.clone()));
+            pool.remove();
+        }
+        drop(all);
+        for client in &self.clients {
+            if client.database.name == database {
+                client.doom("database removed");
+            }
+        }
+    }
+
+    /// The pool mode in force for a database and a server user.
+    pub fn pool_mode(&self, database: &Database, user: &User) -> PoolMode {
+        let own = user.settings.load().pool_mode;
+        own.or(database.settings.load().pool_mode)
+            .unwrap_or(self.config().pgbouncer.pool_mode)
+    }
+
+    /// The sizes in force for a database and a server user.
+    pub fn limits(&self, database: &Database, user: &User) -> Limits {
+        let config = self.config();
+        let global = &config.pgbouncer;
+        let (of_user, of_database) = (user.settings.load(), database.settings.load());
+        let pool_size = of_user.pool_size.or(of_database.pool_size);
+        let reserve = of_user.reserve_pool_size.or(of_database.reserve_pool_size);
+        Limits {
+            pool_size: pool_size.unwrap_or(count(global.default_pool_size)),
+            min_pool_size: of_database
+                .min_pool_size
+                .unwrap_or(count(global.min_pool_size)),
+            reserve_pool_size: reserve.unwrap_or(count(global.reserve_pool_size)),
+            reserve_pool_timeout: global.reserve_pool_timeout,
+            server_login_retry: global.server_login_retry,
+            login_concurrency: config.pgweir.server_login_concurrency,
+            round_robin: global.server_round_robin,
+        }
+    }
+
+    /// `max_db_connections` in force; 0 is none.
+    pub fn max_db_connections(&self, database: &Database) -> u32 {
+        let own = database.settings.load().max_db_connections;
+        own.filter(|&own| own > 0)
+            .unwrap_or(count(self.config().pgbouncer.max_db_connections))
+    }
+
+    /// `max_user_connections` in force; 0 is none.
+    pub fn max_user_connections(&self, user: &User) -> u32 {
+        let own = user.settings.load().max_user_connections;
+        own.unwrap_or(count(self.config().pgbouncer.max_user_connections))
+    }
+
+    /// `max_db_client_connections` in force; 0 is none.
+    pub fn max_db_client_connections(&self, database: &Database) -> u32 {
+        let own = database.settings.load().max_db_client_connections;
+        own.filter(|&own| own > 0)
+            .unwrap_or(count(self.config().pgbouncer.max_db_client_connections))
+    }
+
+    /// `max_user_client_connections` in force; 0 is none.
+    pub fn max_user_client_connections(&self, user: &User) -> u32 {
+        let own = user.settings.load().max_user_client_connections;
+        own.unwrap_or(count(self.config().pgbouncer.max_user_client_connections))
+    }
+
+    /// Where and as whom servers of a pool are logged in.
+    pub fn target(&self, database: &Database, user: &User) -> Target {
+        let settings = database.settings.load();
+        let config = self.config();
+        let hosts = match &settings.host {
+            Some(list) => list
+                .split(',')
+                .map(|host| Host::read(host.trim()))
+                .collect(),
+            None => vec![Host::read(&config.pgbouncer.unix_socket_dir)],
+        };
+        let mut startup = Vec::new();
+        for (name, value) in [
+            ("client_encoding", &settings.client_encoding),
+            ("datestyle", &settings.datestyle),
+            ("timezone", &settings.timezone),
+            ("application_name", &settings.application_name),
+        ] {
+            startup.extend(value.clone().map(|value| (name, value)));
+        }
+        Target {
+            hosts,
+            port: settings.port,
+            dbname: database.server_name(),
+            user: user.name.clone(),
+            credential: database
+                .credential
+                .load_full()
+                .or_else(|| user.credential.load_full()),
+            options: self.socket_options(),
+            startup,
+            connect_query: settings.connect_query.clone(),
+            turn: database.turn.clone(),
+        }
+    }
+
+    /// The options of every TCP connection.
+    pub fn socket_options(&self) -> SocketOptions {
+        let config = self.config();
+        let settings = &config.pgbouncer;
+        let seconds = |value: i32| Duration::from_secs(count(value).into());
+        SocketOptions {
+            keepalive: settings.tcp_keepalive,
+            keepalive_idle: seconds(settings.tcp_keepidle),
+            keepalive_interval: seconds(settings.tcp_keepintvl),
+            keepalive_count: count(settings.tcp_keepcnt),
+            user_timeout: Duration::from_millis(count(settings.tcp_user_timeout).into()),
+            buffer: count(settings.tcp_socket_buffer) as usize,
+        }
+    }
+
+    /// Takes a server's place in the budgets of database and user.
+    pub(super) fn take_server_place(&self, database: &Database, user: &User) -> bool {
+        if !database.servers.take(self.max_db_connections(database)) {
+            return false;
+        }
+        if !user.servers.take(self.max_user_connections(user)) {
+            database.servers.give();
+            return false;
+        }
+        true
+    }
+
+    /// Gives a server's place back.
+    pub(super) fn give_server_place(&self, database: &Database, user: &User) {
+        database.servers.give();
+        user.servers.give();
+    }
+
+    /// Closes an idle server of another pool whose database or user is at its
+    /// limit, to make room for one of `pool`.
+    pub(super) fn evict_for(&self, pool: &Arc<Pool>) {
+        let limit = self.max_db_connections(&pool.database);
+        let database_full = limit > 0 && pool.database.servers.used() >= limit;
+        for other in self.pools() {
+            let related = match database_full {
+                true => Arc::ptr_eq(&other.database, &pool.database),
+                false => Arc::ptr_eq(&other.user, &pool.user),
+            };
+            if related && !Arc::ptr_eq(&other, pool) && other.evict() {
+                return;
+            }
+        }
+    }
+
+    /// Room has come: pools that share a limit with `pool` may open servers.
+    pub(super) fn launch_siblings(&self, pool: &Arc<Pool>, home: usize) {
+        for other in self.pools() {
+            let related = Arc::ptr_eq(&other.database, &pool.database)
+                || Arc::ptr_eq(&other.user, &pool.user);
+            if related && !Arc::ptr_eq(&other, pool) && other.numbers().1 > 0 {
+                other.launch(home);
+            }
+        }
+    }
+
+    pub(super) fn log_server_connected(&self, pool: &Pool, server: &Server) {
+        if self.config().pgbouncer.log_connections {
+            let address = server.record.local;
+            tracing::info!(
+                "{} new connection to server (from {address})",
+                log_prefix(pool, &server.record)
+            );
+        }
+    }
+
+    pub(super) fn log_server_closing(&self, pool: &Pool, server: &Server, reason: &str) {
+        if self.config().pgbouncer.log_disconnections {
+            let age = self.clock.now().since(server.record.connected_at) / 1_000_000;
+            tracing::info!(
+                "{} closing because: {reason} (age={age}s)",
+                log_prefix(pool, &server.record)
+            );
+        }
+    }
+
+    pub(super) fn log_login_failed(&self, pool: &Pool, error: &LoginError) {
+        let (database, user) = (&pool.database.name, &pool.user.name);
+        tracing::warn!("S: {database}/{user} server login failed: {error}");
+    }
+
+    /// The user a database forces on its servers.
+    fn server_user(&self, database: &Database) -> Option<Arc<User>> {
+        let name = database.settings.load().user.clone()?;
+        Some(self.user(&name))
+    }
+
+    fn apply_users(&self) {
+        let (config, list) = (self.config(), self.user_list());
+        let listed = list
+            .iter()
+            .filter_map(|(name, _)| str::from_utf8(name).ok());
+        for name in listed.chain(config.users.keys().map(String::as_str)) {
+            self.user(name);
+        }
+        for user in &self.users {
+            if let Some(settings) = config.users.get(&user.name) {
+                user.settings.store(Arc::new(settings.clone()));
+            }
+            user.credential.store(list.get(&user.name).cloned());
+        }
+    }
+
+    fn apply_databases(self: &Arc<Self>) {
+        let config = self.config();
+        for (name, settings) in &config.databases {
+            match self.databases.get(name).map(|found| found.clone()) {
+                Some(known) => self.change_database(&known, settings),
+                None => {
+                    let database = Database::new(name, false, settings.clone());
+                    self.databases.insert(name.clone(), Arc::new(database));
+                }
+            }
+        }
+        let gone: Vec<String> = self
+            .databases
+            .iter()
+            .filter(|known| !config.databases.contains_key(&known.name))
+            .filter(|known| !(known.auto && config.autodb.is_some()))
+            .map(|known| known.name.clone())
+            .collect();
+        for name in gone {
+            tracing::warn!(
+                "dropping database '{name}' as it does not exist anymore or inactive auto-database"
+            );
+            self.databases.remove(&name);
+            self.drop_pools(&name);
+        }
+    }
+
+    fn change_database(&self, known: &Arc<Database>, settings: &config::Database) {
+        let old = known.change_settings(settings.clone());
+        let moved = |d: &config::Database| {
+            (
+                d.dbname.clone(),
+                d.host.clone(),
+                d.port,
+                d.user.clone(),
+                d.connect_query.clone(),
+            )
+        };
+        if moved(&old) != moved(settings) {
+            self.mark_servers(Some(known));
+        }
+    }
+
+    /// RECONNECT: every server (of `database`) is closed when it is next free.
+    pub fn mark_servers(&self, database: Option<&Arc<Database>>) {
+        for pool in self.pools() {
+            if database.is_none_or(|database| Arc::ptr_eq(&pool.database, database)) {
+                pool.mark_servers();
+            }
+        }
+    }
+}
+
+/// A setting that counts something: negative numbers mean none.
+fn count(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+fn log_prefix(pool: &Pool, record: &Record) -> String {
+    format!(
+        "S-{:#x}: {}/{}@{}",
+        record.id, pool.database.name, pool.user.name, record.address
+    )
+}

@@ -1,0 +1,296 @@
+//! What the rest of the process sees of a client, and the seat it waits in.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+
+use super::state::LoginFailure;
+use super::{Database, User};
+use crate::net::Address;
+use crate::server::Server;
+use crate::stats::Micros;
+
+/// The 8 bytes of BackendKeyData a client is given.
+pub type CancelKey = [u8; 8];
+
+/// The state column of SHOW CLIENTS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ClientState {
+    /// Logged in, no server linked.
+    Idle,
+    /// A server is linked.
+    Active,
+    /// Queued for a server.
+    Waiting,
+}
+
+impl ClientState {
+    const ALL: [ClientState; 3] = [ClientState::Idle, ClientState::Active, ClientState::Waiting];
+
+    /// PgBouncer's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClientState::Idle => "idle",
+            ClientState::Active => "active",
+            ClientState::Waiting => "waiting",
+        }
+    }
+}
+
+/// Nothing to tell a waiting client.
+const NOTICE_NONE: u8 = 0;
+/// It is to be told that it waits.
+const NOTICE_DUE: u8 = 1;
+/// It has been told.
+const NOTICE_SENT: u8 = 2;
+
+/// What a waiting client is handed.
+#[derive(Debug)]
+pub enum Grant {
+    /// A server.
+    Server(Box<Server>),
+    /// The reason there is none.
+    Failed(Arc<LoginFailure>),
+}
+
+/// Why a client is being disconnected from outside its own task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doom {
+    /// The FATAL it is sent and the log's reason.
+    pub message: &'static str,
+}
+
+/// One client that has logged in, shared by its task, the pool, the console
+/// and the maintenance sweep.
+#[derive(Debug)]
+pub struct Client {
+    /// From the counter shared with servers.
+    pub id: u64,
+    /// Its cancel key.
+    pub key: CancelKey,
+    /// The database entry it asked for.
+    pub database: Arc<Database>,
+    /// The user it logged in as.
+    pub user: Arc<User>,
+    /// Its end.
+    pub address: Address,
+    /// Our end.
+    pub local: Address,
+    /// When it connected.
+    pub connected_at: Micros,
+    /// What it called itself at login.
+    pub application_name: Arc<str>,
+    state: AtomicU8,
+    server: AtomicU64,
+    requested_at: AtomicU64,
+    transaction_at: AtomicU64,
+    in_transaction: AtomicBool,
+    querying: AtomicBool,
+    prepared: AtomicU32,
+    wait_notice: AtomicU8,
+    doom: OnceLock<Doom>,
+    seat: Mutex<Seat>,
+}
+
+#[derive(Debug, Default)]
+struct Seat {
+    grant: Option<Grant>,
+    waker: Option<Waker>,
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Client) -> bool {
+        self.id == other.id
+    }
+}
+
+/// What a [`Client`] is made of.
+#[derive(Debug)]
+pub struct NewClient {
+    /// See [`Client`].
+    pub id: u64,
+    /// See [`Client`].
+    pub key: CancelKey,
+    /// See [`Client`].
+    pub database: Arc<Database>,
+    /// See [`Client`].
+    pub user: Arc<User>,
+    /// See [`Client`].
+    pub address: Address,
+    /// See [`Client`].
+    pub local: Address,
+    /// See [`Client`].
+    pub connected_at: Micros,
+    /// See [`Client`].
+    pub application_name: Arc<str>,
+}
+
+impl Client {
+    /// A client that has just logged in.
+    pub fn new(new: NewClient) -> Client {
+        Client {
+            id: new.id,
+            key: new.key,
+            database: new.database,
+            user: new.user,
+            address: new.address,
+            local: new.local,
+            connected_at: new.connected_at,
+            application_name: new.application_name,
+            state: AtomicU8::new(ClientState::Idle as u8),
+            server: AtomicU64::new(0),
+            requested_at: AtomicU64::new(new.connected_at.0),
+            transaction_at: AtomicU64::new(0),
+            in_transaction: AtomicBool::new(false),
+            querying: AtomicBool::new(false),
+            prepared: AtomicU32::new(0),
+            wait_notice: AtomicU8::new(NOTICE_NONE),
+            doom: OnceLock::new(),
+            seat: Mutex::default(),
+        }
+    }
+
+    /// Its state.
+    pub fn state(&self) -> ClientState {
+        ClientState::ALL[self.state.load(Ordering::Relaxed) as usize]
+    }
+
+    /// Notes a new state.
+    pub fn set_state(&self, state: ClientState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The id of the server linked to it; 0 for none.
+    pub fn server(&self) -> u64 {
+        self.server.load(Ordering::SeqCst)
+    }
+
+    /// Notes the server linked to it. A canceller that marks the server and
+    /// still finds the link here is seen by whoever unlinks after it.
+    pub fn set_server(&self, id: u64) {
+        self.server.store(id, Ordering::SeqCst);
+    }
+
+    /// When its last request came, or its last answer was complete.
+    pub fn requested_at(&self) -> Micros {
+        Micros(self.requested_at.load(Ordering::Relaxed))
+    }
+
+    /// Notes a request, or the end of its answer.
+    pub fn set_requested_at(&self, now: Micros) {
+        self.requested_at.store(now.0, Ordering::Relaxed);
+    }
+
+    /// When its transaction began, if it is in one.
+    pub fn transaction_at(&self) -> Option<Micros> {
+        let began = Micros(self.transaction_at.load(Ordering::Relaxed));
+        self.in_transaction.load(Ordering::Relaxed).then_some(began)
+    }
+
+    /// Notes the beginning or (none) the end of a transaction.
+    pub fn set_transaction_at(&self, began: Option<Micros>) {
+        if let Some(began) = began {
+            self.transaction_at.store(began.0, Ordering::Relaxed);
+        }
+        self.in_transaction
+            .store(began.is_some(), Ordering::Relaxed);
+    }
+
+    /// Whether a query of its is running.
+    pub fn is_querying(&self) -> bool {
+        self.querying.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a query of its is running.
+    pub fn set_querying(&self, querying: bool) {
+        self.querying.store(querying, Ordering::Relaxed);
+    }
+
+    /// How many prepared statements it has.
+    pub fn prepared(&self) -> u32 {
+        self.prepared.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many prepared statements it has.
+    pub fn set_prepared(&self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.prepared.store(count, Ordering::Relaxed);
+    }
+
+    /// Disconnects it: its task is woken and sends the message. The first
+    /// reason stays.
+    pub fn doom(&self, message: &'static str) {
+        if self.doom.set(Doom { message }).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// The reason it is to be disconnected for.
+    pub fn doomed(&self) -> Option<&Doom> {
+        self.doom.get()
+    }
+
+    /// `query_wait_notify`: it has waited long enough to be told so, once for
+    /// each wait.
+    pub fn notify_of_wait(&self) {
+        let due = self.wait_notice.compare_exchange(
+            NOTICE_NONE,
+            NOTICE_DUE,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if due.is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Whether it is to be told now; says so once.
+    pub fn take_wait_notice(&self) -> bool {
+        self.wait_notice
+            .compare_exchange(
+                NOTICE_DUE,
+                NOTICE_SENT,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// A wait begins.
+    pub fn begin_wait(&self) {
+        self.wait_notice.store(NOTICE_NONE, Ordering::Relaxed);
+        self.set_state(ClientState::Waiting);
+    }
+
+    /// Hands it what it waits for and wakes it.
+    pub fn grant(&self, grant: Grant) {
+        self.seat().grant = Some(grant);
+        self.wake();
+    }
+
+    /// Takes what it has been handed.
+    pub fn take_grant(&self) -> Option<Grant> {
+        self.seat().grant.take()
+    }
+
+    /// Notes whom to wake. The waker of a task stays the same, so once is
+    /// enough for each wait.
+    pub fn set_waker(&self, waker: &Waker) {
+        let mut seat = self.seat();
+        if !seat.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            seat.waker = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        let waker = self.seat().waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn seat(&self) -> std::sync::MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,616 @@
+//! One pool: the servers of one database entry for one server user.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+use super::client::{Client, Grant};
+use super::state::{Checkout, Counts, LoginFailure, Returned, State};
+use super::{Bouncer, Counters, Database, Lease, Totals, User};
+use crate::config::PoolMode;
+use crate::server::{self, Parameters, Retired, Server, ServerState};
+use crate::stats::Micros;
+use crate::wire::backend;
+
+/// How long a reset query may take before its server is given up.
+const RESET_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a server may go on with a query whose client has gone, after it
+/// was asked to cancel it.
+const RETIRE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How many bytes of an abandoned answer are read before the server is given
+/// up instead.
+const RETIRE_BYTES: usize = 1 << 20;
+
+/// What the first server of a pool told at login: the greeting of clients.
+#[derive(Debug)]
+pub struct Welcome {
+    /// Every ParameterStatus, in order.
+    pub parameters: Vec<(String, String)>,
+    /// The tracked ones.
+    pub tracked: Arc<Parameters>,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// The database entry.
+    pub database: Arc<Database>,
+    /// The user servers are logged in as.
+    pub user: Arc<User>,
+    /// Number of the pool, unique in the process.
+    pub id: u64,
+    /// Counters, one set for each worker.
+    pub counters: Box<[Counters]>,
+    welcome: ArcSwapOption<Welcome>,
+    state: Mutex<State<Box<Server>, Arc<Client>>>,
+    mode: AtomicU8,
+    statement_limit: AtomicUsize,
+    reset_always: AtomicBool,
+    /// `server_lifetime` is 0: a server is closed after one use.
+    single_use: AtomicBool,
+    /// `max_db_connections` or `max_user_connections` holds.
+    shares_limit: AtomicBool,
+    removed: AtomicBool,
+    /// Raised by every [`Pool::mark_servers`].
+    generation: AtomicU64,
+    last_expiry: AtomicU64,
+    bouncer: Weak<Bouncer>,
+}
+
+impl Pool {
+    /// A pool without servers.
+    pub fn new(
+        bouncer: &Arc<Bouncer>,
+        database: Arc<Database>,
+        user: Arc<User>,
+        workers: usize,
+    ) -> Arc<Pool> {
+        let pool = Arc::new(Pool {
+            state: Mutex::new(State::new(bouncer.limits(&database, &user))),
+            id: bouncer.next_pool_id(),
+            database,
+            user,
+            counters: (0..workers.max(1)).map(|_| Counters::default()).collect(),
+            welcome: ArcSwapOption::empty(),
+            mode: AtomicU8::new(0),
+            statement_limit: AtomicUsize::new(0),
+            reset_always: AtomicBool::new(false),
+            single_use: AtomicBool::new(false),
+            shares_limit: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            last_expiry: AtomicU64::new(0),
+            bouncer: Arc::downgrade(bouncer),
+        });
+        pool.apply_settings(bouncer);
+        pool
+    }
+
+    /// Takes over what the configuration says now.
+    pub fn apply_settings(&self, bouncer: &Bouncer) {
+        let mode = bouncer.pool_mode(&self.database, &self.user);
+        self.mode.store(mode as u8, Ordering::Relaxed);
+        let limit = match mode {
+            PoolMode::Session => 0,
+            _ => usize::try_from(bouncer.config().pgbouncer.max_prepared_statements).unwrap_or(0),
+        };
+        self.statement_limit.store(limit, Ordering::Relaxed);
+        let always = bouncer.config().pgbouncer.server_reset_query_always;
+        self.reset_always.store(always, Ordering::Relaxed);
+        let shares = bouncer.max_db_connections(&self.database) > 0
+            || bouncer.max_user_connections(&self.user) > 0;
+        self.shares_limit.store(shares, Ordering::Relaxed);
+        let single_use = bouncer.server_lifetime(&self.database).is_zero();
+        self.single_use.store(single_use, Ordering::Relaxed);
+        let mut state = self.state();
+        state.set_limits(bouncer.limits(&self.database, &self.user));
+        state.set_paused(bouncer.is_paused() || self.database.is_paused());
+    }
+
+    /// The pool mode in force now.
+    pub fn mode(&self) -> PoolMode {
+        match self.mode.load(Ordering::Relaxed) {
+            mode if mode == PoolMode::Transaction as u8 => PoolMode::Transaction,
+            mode if mode == PoolMode::Statement as u8 => PoolMode::Statement,
+            _ => PoolMode::Session,
+        }
+    }
+
+    /// Prepared statements tracked per server; 0 where names pass through.
+    pub fn statement_limit(&self) -> usize {
+        self.statement_limit.load(Ordering::Relaxed)
+    }
+
+    /// What clients are greeted with, once a server has logged in.
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        self.welcome.load_full()
+    }
+
+    /// Takes an idle server at once, if there is one that is still good.
+    pub fn take_idle(self: &Arc<Self>, home: usize) -> Option<Lease> {
+        loop {
+            let server = self.state().take_idle(home)?;
+            if server.channel.stream.is_quiet() && !server.record.is_marked() {
+                return Some(Lease::new(server, self.clone()));
+            }
+            self.state().active_closing();
+            self.close_counted(server, "server conn crashed or got dirty");
+        }
+    }
+
+    /// Asks for a server. When the answer is `Queued`, a [`Grant`] comes to
+    /// the client, or the client leaves with [`Pool::leave`].
+    pub fn checkout(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        home: usize,
+        now: Micros,
+    ) -> Checkout<Lease> {
+        if let Some(lease) = self.take_idle(home) {
+            return Checkout::Ready(lease);
+        }
+        let answer = self.state().checkout(client.clone(), home, now);
+        let answer = match answer {
+            Checkout::Ready(server) => Checkout::Ready(Lease::new(server, self.clone())),
+            Checkout::Queued => Checkout::Queued,
+            Checkout::Failing(failure) => Checkout::Failing(failure),
+        };
+        self.launch(home);
+        if self.is_removed() {
+            self.dismiss_waiting();
+        }
+        answer
+    }
+
+    /// A queued client goes. A server that was just granted to it is passed
+    /// on.
+    pub fn leave(self: &Arc<Self>, client: &Arc<Client>, now: Micros) {
+        let was_waiting = self.state().leave(client);
+        if !was_waiting && let Some(Grant::Server(server)) = client.take_grant() {
+            self.give_back(server, now);
+        }
+    }
+
+    /// Takes back a server that was not used.
+    pub fn give_back(self: &Arc<Self>, server: Box<Server>, now: Micros) {
+        server.record.unlink();
+        if server.record.is_marked() || self.is_removed() {
+            self.state().active_closing();
+            return self.close_counted(server, "close_needed");
+        }
+        server.record.set_state(ServerState::Idle);
+        let home = server.home;
+        let returned = self.state().release(server, home, now);
+        self.settle(returned);
+        self.offer_place(home);
+    }
+
+    /// Takes back a server that its client is done with. One that is not
+    /// clean is never given to anybody else.
+    pub fn release(self: &Arc<Self>, server: Box<Server>, now: Micros) {
+        server.record.unlink();
+        if !server.is_reusable() {
+            if server.record.is_being_canceled() {
+                return self.after_cancels(server);
+            }
+            return self.retire(server);
+        }
+        if self.single_use.load(Ordering::Relaxed) {
+            server.record.mark();
+        }
+        let used_up = server.record.is_marked() || self.is_removed();
+        if !used_up && self.resets_on_release() {
+            return self.reset(server);
+        }
+        self.give_back(server, now);
+    }
+
+    /// Closes a linked server that must not be reused.
+    pub fn discard(self: &Arc<Self>, server: Box<Server>, reason: &'static str) {
+        server.record.unlink();
+        self.state().active_closing();
+        self.close_counted(server, reason);
+    }
+
+    /// A linked server has been lost without a farewell.
+    pub fn lost(self: &Arc<Self>, id: u64, home: usize) {
+        let Some(bouncer) = self.bouncer.upgrade() else {
+            return;
+        };
+        bouncer.servers.remove(&id);
+        let mut state = self.state();
+        state.active_closing();
+        state.closed();
+        drop(state);
+        bouncer.give_server_place(&self.database, &self.user);
+        self.launch(home);
+        self.offer_place(home);
+    }
+
+    /// Takes back a server whose client has gone in the middle of something:
+    /// cancels what it runs, reads what it still owes, and closes it unless
+    /// it turns out clean.
+    pub fn retire(self: &Arc<Self>, mut server: Box<Server>) {
+        server.record.unlink();
+        server.record.set_state(ServerState::BeingCanceled);
+        self.state().test_begun();
+        let pool = self.clone();
+        spawn(async move {
+            let whole = server.channel.is_drained()
+                && server.exchange.outgoing == 0
+                && !server.exchange.answers.is_unsynced()
+                && !server.exchange.answers.is_copying_in();
+            let (record, running) = (server.record.clone(), !server.exchange.answers.is_empty());
+            let cancel = async {
+                if running && let Err(error) = server::send_cancel(&record, RETIRE_LIMIT).await {
+                    tracing::debug!(%error, "cancel request of an abandoned query failed");
+                }
+                record.cancels_done().await;
+            };
+            let drain = async {
+                match whole {
+                    true => server.drain(RETIRE_LIMIT, RETIRE_BYTES).await,
+                    false => Retired::Unsettled,
+                }
+            };
+            // Both at once: the server is to be free again within a second.
+            let ((), retired) = tokio::join!(cancel, drain);
+            if retired == Retired::Settled && server.is_reusable() {
+                pool.reset_tested(server).await;
+            } else {
+                pool.state().tested_closing();
+                pool.close_and_count(server, "client disconnected with query in progress")
+                    .await;
+            }
+        });
+    }
+
+    /// Opens the servers that are wanted now. `home` is the worker that calls.
+    pub fn launch(self: &Arc<Self>, home: usize) {
+        let Some(bouncer) = self.bouncer.upgrade() else {
+            return;
+        };
+        if self.is_removed() {
+            return;
+        }
+        let now = bouncer.clock.now();
+        loop {
+            let mut state = self.state();
+            if state.logins_wanted(now) == 0 {
+                return;
+            }
+            if !bouncer.take_server_place(&self.database, &self.user) {
+                drop(state);
+                // Somebody's idle server makes room; its end launches again.
+                bouncer.evict_for(self);
+                return;
+            }
+            if state.is_full() {
+                tracing::warn!(
+                    "{}/{}: taking connection from reserve_pool",
+                    self.database.name,
+                    self.user.name
+                );
+            }
+            state.login_begun();
+            drop(state);
+            let (pool, bouncer) = (self.clone(), bouncer.clone());
+            spawn(async move { pool.log_in(&bouncer, home).await });
+        }
+    }
+
+    /// Closes the idle servers for which `reason` gives one.
+    pub fn close_idle(
+        self: &Arc<Self>,
+        mut reason: impl FnMut(&Server, Micros, u32) -> Option<&'static str>,
+    ) {
+        let mut why = Vec::new();
+        let servers = self.state().close_idle(|server, since, spare| {
+            let reason = reason(server, since, spare);
+            why.extend(reason);
+            reason.is_some()
+        });
+        for (server, reason) in servers.into_iter().zip(why) {
+            self.close_counted(server, reason);
+        }
+    }
+
+    /// Closes the longest unused idle server to make room elsewhere.
+    pub fn evict(self: &Arc<Self>) -> bool {
+        let evicted = self.state().evict();
+        let found = evicted.is_some();
+        if let Some(server) = evicted {
+            self.close_counted(server, "evicted");
+        }
+        found
+    }
+
+    /// Stops handing out servers and closes the idle ones, or goes on.
+    pub fn set_paused(self: &Arc<Self>, paused: bool) {
+        self.state().set_paused(paused);
+        if paused {
+            self.close_idle(|_, _, _| Some("pause mode"));
+        } else if let Some(bouncer) = self.bouncer.upgrade() {
+            let granted = self.state().grant_idle();
+            for (client, server) in granted {
+                client.grant(Grant::Server(server));
+            }
+            self.launch(bouncer.control_home());
+        }
+    }
+
+    /// Marks every server: it is closed when it is next free, or when its
+    /// login has ended.
+    pub fn mark_servers(self: &Arc<Self>) {
+        let Some(bouncer) = self.bouncer.upgrade() else {
+            return;
+        };
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for record in &bouncer.servers {
+            if record.pool == self.id {
+                record.mark();
+            }
+        }
+        self.close_idle(|server, _, _| server.record.is_marked().then_some("close_needed"));
+    }
+
+    /// No client gets a server of it any more: those that wait are told so,
+    /// and what comes back or logs in is closed.
+    pub fn remove(self: &Arc<Self>) {
+        self.removed.store(true, Ordering::Release);
+        self.state().set_paused(true);
+        self.close_idle(|_, _, _| Some("database removed"));
+        self.dismiss_waiting();
+    }
+
+    fn dismiss_waiting(&self) {
+        let removed = Arc::new(LoginFailure {
+            sqlstate: backend::PROTOCOL_VIOLATION.into(),
+            message: "database removed".into(),
+            refused: true,
+        });
+        let waiting = self.state().dismiss_waiting();
+        for client in waiting {
+            client.grant(Grant::Failed(removed.clone()));
+        }
+    }
+
+    /// Whether [`Pool::remove`] was called.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// Servers by state, waiting clients, and since when the first waits.
+    pub fn numbers(&self) -> (Counts, usize, Option<Micros>) {
+        let state = self.state();
+        (state.counts(), state.waiting(), state.waiting_since())
+    }
+
+    /// The counters of all workers together.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.counters
+            .iter()
+            .for_each(|one| totals.add_counters(one));
+        totals
+    }
+
+    /// The sizes in force.
+    pub fn limits(&self) -> super::state::Limits {
+        self.state().limits()
+    }
+
+    /// When a server was last found too old.
+    pub(super) fn last_expiry(&self) -> Micros {
+        Micros(self.last_expiry.load(Ordering::Relaxed))
+    }
+
+    /// Notes that a server was found too old.
+    pub(super) fn set_last_expiry(&self, now: Micros) {
+        self.last_expiry.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Idle servers over the sizes in force.
+    pub fn surplus(&self) -> u32 {
+        self.state().surplus()
+    }
+
+    async fn log_in(self: &Arc<Self>, bouncer: &Arc<Bouncer>, home: usize) {
+        let guard = LoginGuard(self);
+        let generation = self.generation.load(Ordering::Acquire);
+        let target = bouncer.target(&self.database, &self.user);
+        let limit = bouncer.config().pgbouncer.server_connect_timeout;
+        let attempt = server::login(
+            &target,
+            &bouncer.tracked,
+            self.id,
+            bouncer.next_id(),
+            &bouncer.clock,
+        );
+        let attempt = match limit.is_zero() {
+            true => attempt.await,
+            false => match tokio::time::timeout(limit, attempt).await {
+                Ok(attempt) => attempt,
+                Err(_) => Err(server::LoginError::Timeout),
+            },
+        };
+        std::mem::forget(guard);
+        let now = bouncer.clock.now();
+        match attempt {
+            Ok(logged_in) => {
+                let mut server = Box::new(logged_in.server);
+                server.home = home;
+                self.welcome.store(Some(Arc::new(Welcome {
+                    parameters: logged_in.parameters,
+                    tracked: server.parameters.clone(),
+                })));
+                bouncer
+                    .servers
+                    .insert(server.record.id, server.record.clone());
+                server.record.set_state(ServerState::Idle);
+                bouncer.log_server_connected(self, &server);
+                if self.generation.load(Ordering::Acquire) != generation {
+                    self.state().login_closing();
+                    return self.close_counted(server, "connect string changed");
+                }
+                let returned = self.state().login_succeeded(server, home, now);
+                self.settle(returned);
+                self.launch(home);
+            }
+            Err(error) => self.login_failed(bouncer, &error, home).await,
+        }
+    }
+
+    async fn login_failed(
+        self: &Arc<Self>,
+        bouncer: &Bouncer,
+        error: &server::LoginError,
+        home: usize,
+    ) {
+        bouncer.log_login_failed(self, error);
+        let now = bouncer.clock.now();
+        let told = self.state().login_failed(
+            LoginFailure {
+                sqlstate: error.sqlstate().to_owned(),
+                message: error.client_text(),
+                refused: error.is_refusal(),
+            },
+            now,
+        );
+        bouncer.give_server_place(&self.database, &self.user);
+        let failure = self.state().failure();
+        for client in told {
+            if let Some(failure) = &failure {
+                client.grant(Grant::Failed(failure.clone()));
+            }
+        }
+        let pause = self.state().retry_pause(now);
+        tokio::time::sleep(pause).await;
+        self.launch(home);
+    }
+
+    /// Where servers are limited over several pools, an idle one here may be
+    /// what a client waits for there.
+    fn offer_place(self: &Arc<Self>, home: usize) {
+        if self.shares_limit.load(Ordering::Relaxed)
+            && let Some(bouncer) = self.bouncer.upgrade()
+        {
+            bouncer.launch_siblings(self, home);
+        }
+    }
+
+    fn resets_on_release(&self) -> bool {
+        self.mode() == PoolMode::Session || self.reset_always.load(Ordering::Relaxed)
+    }
+
+    fn after_cancels(self: &Arc<Self>, server: Box<Server>) {
+        server.record.set_state(ServerState::BeingCanceled);
+        self.state().test_begun();
+        let pool = self.clone();
+        spawn(async move {
+            server.record.cancels_done().await;
+            if server.is_reusable() {
+                pool.reset_tested(server).await;
+            } else {
+                pool.state().tested_closing();
+                pool.close_and_count(server, "client disconnected with query in progress")
+                    .await;
+            }
+        });
+    }
+
+    fn reset(self: &Arc<Self>, server: Box<Server>) {
+        self.state().test_begun();
+        let pool = self.clone();
+        spawn(async move { pool.reset_tested(server).await });
+    }
+
+    /// Runs the reset query where the mode asks for one, then gives the server
+    /// to the next client.
+    async fn reset_tested(self: &Arc<Self>, mut server: Box<Server>) {
+        let Some(bouncer) = self.bouncer.upgrade() else {
+            return;
+        };
+        let config = bouncer.config();
+        let query = config.pgbouncer.server_reset_query.as_str();
+        let wanted = self.resets_on_release();
+        server.record.set_state(ServerState::Tested);
+        let mut failed = false;
+        if wanted && !query.is_empty() {
+            failed = server.run(query, RESET_LIMIT).await.is_err();
+            server.exchange.prepared.clear(&server.exchange.answers);
+        }
+        if failed || !server.is_reusable() || server.record.is_marked() || self.is_removed() {
+            self.state().tested_closing();
+            return self.close_and_count(server, "reset query failed").await;
+        }
+        server.record.set_state(ServerState::Idle);
+        let home = server.home;
+        let now = bouncer.clock.now();
+        let returned = self.state().test_ended(server, home, now);
+        self.settle(returned);
+        self.offer_place(home);
+    }
+
+    fn settle(self: &Arc<Self>, returned: Returned<Box<Server>, Arc<Client>>) {
+        match returned {
+            Returned::Granted(client, server) => client.grant(Grant::Server(server)),
+            Returned::Kept => {}
+            Returned::Close(server) => self.close_counted(server, "too many servers in the pool"),
+        }
+    }
+
+    fn close_counted(self: &Arc<Self>, server: Box<Server>, reason: &'static str) {
+        let pool = self.clone();
+        spawn(async move { pool.close_and_count(server, reason).await });
+    }
+
+    async fn close_and_count(self: &Arc<Self>, server: Box<Server>, reason: &'static str) {
+        let Some(bouncer) = self.bouncer.upgrade() else {
+            return;
+        };
+        bouncer.servers.remove(&server.record.id);
+        bouncer.log_server_closing(self, &server, reason);
+        let home = server.home;
+        server.close().await;
+        self.state().closed();
+        bouncer.give_server_place(&self.database, &self.user);
+        self.launch(home);
+        self.offer_place(home);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<Box<Server>, Arc<Client>>> {
+        // A panic inside would be a bug of the pure state; its counts are
+        // still the best there is.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a login as failed when its task is dropped.
+struct LoginGuard<'a>(&'a Arc<Pool>);
+
+impl Drop for LoginGuard<'_> {
+    fn drop(&mut self) {
+        let failure = LoginFailure {
+            sqlstate: "08006".into(),
+            message: "server login was interrupted".into(),
+            refused: false,
+        };
+        self.0.state().login_failed(failure, Micros::ZERO);
+        if let Some(bouncer) = self.0.bouncer.upgrade() {
+            bouncer.give_server_place(&self.0.database, &self.0.user);
+        }
+    }
+}
+
+/// Runs `task` on the calling runtime; outside of one (the process is ending)
+/// it is dropped, which closes what it holds.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(task);
+    }
+}

@@ -1,0 +1,21 @@
+//! Which server for which client.
+//!
+//! [`state`] decides, without I/O; [`Pool`] carries out what it decides;
+//! [`Bouncer`] holds all there is.
+
+mod bouncer;
+mod client;
+mod counters;
+mod lease;
+mod lending;
+mod objects;
+pub mod state;
+mod sweep;
+
+pub use bouncer::{Bouncer, CONSOLE};
+pub use client::{CancelKey, Client, ClientState, Doom, Grant, NewClient};
+pub use counters::{Counters, Totals};
+pub use lease::Lease;
+pub use lending::{Pool, Welcome};
+pub use objects::{Budget, Database, HasBudget, Place, User};
+pub use sweep::SWEEP_INTERVAL;

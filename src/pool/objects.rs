@@ -1,0 +1,198 @@
+//! Databases and users, and how many connections each has.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::auth::{Credential, Secret};
+use crate::config;
+
+/// A count with a limit: servers or clients of a database or user.
+#[derive(Debug, Default)]
+pub struct Budget(AtomicU32);
+
+impl Budget {
+    /// Takes one place unless `limit` (0: none) is reached.
+    pub fn take(&self, limit: u32) -> bool {
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+                (limit == 0 || used < limit).then_some(used + 1)
+            })
+            .is_ok()
+    }
+
+    /// Gives one place back.
+    pub fn give(&self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Places taken.
+    pub fn used(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A place taken in a [`Budget`] of a database or user for as long as this
+/// lives.
+#[derive(Debug)]
+pub struct Place<T: HasBudget>(Arc<T>);
+
+/// Something that counts its clients.
+pub trait HasBudget {
+    /// The count.
+    fn clients(&self) -> &Budget;
+}
+
+impl<T: HasBudget> Place<T> {
+    /// Takes a place unless `limit` (0: none) is reached.
+    pub fn take(of: &Arc<T>, limit: u32) -> Option<Place<T>> {
+        of.clients().take(limit).then(|| Place(of.clone()))
+    }
+}
+
+impl<T: HasBudget> Drop for Place<T> {
+    fn drop(&mut self) {
+        self.0.clients().give();
+    }
+}
+
+/// A database entry.
+#[derive(Debug)]
+pub struct Database {
+    /// The name clients ask for.
+    pub name: String,
+    /// Made from the `*` entry.
+    pub auto: bool,
+    /// What the configuration says.
+    pub settings: ArcSwap<config::Database>,
+    /// The secret of its forced user, if the entry has one.
+    pub credential: ArcSwapOption<Credential>,
+    /// Servers, login included.
+    pub servers: Budget,
+    /// Rotation through hosts and addresses.
+    pub turn: Arc<AtomicUsize>,
+    clients: Budget,
+    paused: AtomicBool,
+    disabled: AtomicBool,
+}
+
+impl Database {
+    /// An entry without connections.
+    pub fn new(name: &str, auto: bool, settings: config::Database) -> Database {
+        Database {
+            name: name.to_owned(),
+            auto,
+            credential: ArcSwapOption::new(credential(&settings)),
+            settings: ArcSwap::from_pointee(settings),
+            servers: Budget::default(),
+            turn: Arc::default(),
+            clients: Budget::default(),
+            paused: AtomicBool::new(false),
+            disabled: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes over what the configuration says now; answers what it said.
+    pub fn change_settings(&self, settings: config::Database) -> Arc<config::Database> {
+        if self.settings.load().password != settings.password {
+            self.credential.store(credential(&settings));
+        }
+        self.settings.swap(Arc::new(settings))
+    }
+
+    /// Its name on the server.
+    pub fn server_name(&self) -> String {
+        let settings = self.settings.load();
+        settings.dbname.clone().unwrap_or_else(|| self.name.clone())
+    }
+
+    /// PAUSE db.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// PAUSE db, RESUME db.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
+    }
+
+    /// DISABLE db.
+    pub fn is_disabled(&self) -> bool {
+        self.disabled.load(Ordering::Acquire)
+    }
+
+    /// DISABLE db, ENABLE db.
+    pub fn set_disabled(&self, disabled: bool) {
+        self.disabled.store(disabled, Ordering::Release);
+    }
+}
+
+fn credential(settings: &config::Database) -> Option<Arc<Credential>> {
+    let secret = Secret::parse(settings.password.as_ref()?.0.as_bytes());
+    Some(Arc::new(Credential::new(secret)))
+}
+
+impl HasBudget for Database {
+    fn clients(&self) -> &Budget {
+        &self.clients
+    }
+}
+
+/// A user, of clients or of servers.
+#[derive(Debug)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// What `[users]` says.
+    pub settings: ArcSwap<config::User>,
+    /// Its secret, if `auth_file` or a database entry has one.
+    pub credential: ArcSwapOption<Credential>,
+    /// Servers, login included.
+    pub servers: Budget,
+    clients: Budget,
+}
+
+impl User {
+    /// A user without connections.
+    pub fn new(name: &str, settings: config::User) -> User {
+        User {
+            name: name.to_owned(),
+            settings: ArcSwap::from_pointee(settings),
+            credential: ArcSwapOption::empty(),
+            servers: Budget::default(),
+            clients: Budget::default(),
+        }
+    }
+}
+
+impl HasBudget for User {
+    fn clients(&self) -> &Budget {
+        &self.clients
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_never_exceeded_and_zero_is_no_limit() {
+        let budget = Budget::default();
+        assert!(budget.take(1));
+        assert!(!budget.take(1));
+        assert!(budget.take(0));
+        budget.give();
+        budget.give();
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_dropped() {
+        let user = Arc::new(User::new("ann", config::User::default()));
+        let place = Place::take(&user, 1).expect("room");
+        assert!(Place::take(&user, 1).is_none());
+        drop(place);
+        assert_eq!(user.clients().used(), 0);
+    }
+}

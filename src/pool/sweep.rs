@@ -1,0 +1,236 @@
+//! Maintenance, three times a second: what has lasted too long is ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Bouncer, Client, ClientState, Database, Pool};
+use crate::stats::Micros;
+
+/// Time between two sweeps, PgBouncer's.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(333);
+
+/// The timeouts of one client, zero for off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Timeouts {
+    query: Duration,
+    query_wait: Duration,
+    idle_transaction: Duration,
+    transaction: Duration,
+    client_idle: Duration,
+}
+
+/// What a client is doing, as far as timeouts go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Doing {
+    state: ClientState,
+    querying: bool,
+    /// Start of the running or waiting query, else end of the last answer.
+    since: Micros,
+    transaction_at: Option<Micros>,
+}
+
+impl Timeouts {
+    /// The reason to disconnect the client, if one of its timeouts is over.
+    fn over(&self, doing: Doing, now: Micros) -> Option<&'static str> {
+        let over = |limit| now.exceeds(doing.since, limit);
+        match doing.state {
+            ClientState::Waiting if over(self.query_wait) => Some("query_wait_timeout"),
+            ClientState::Waiting if over(self.query) => Some("query_timeout"),
+            ClientState::Waiting => None,
+            ClientState::Idle => over(self.client_idle).then_some("client_idle_timeout"),
+            ClientState::Active if doing.querying && over(self.query) => Some("query timeout"),
+            ClientState::Active => {
+                let began = doing.transaction_at?;
+                if !doing.querying && over(self.idle_transaction) {
+                    return Some("idle transaction timeout");
+                }
+                now.exceeds(began, self.transaction)
+                    .then_some("transaction timeout")
+            }
+        }
+    }
+}
+
+impl Bouncer {
+    /// One sweep.
+    pub fn sweep(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let notify = u64::try_from(self.config().pgbouncer.query_wait_notify).unwrap_or(0);
+        for client in &self.clients {
+            if let Some(reason) = self.timeouts(&client).over(doing(&client), now) {
+                client.doom(reason);
+            }
+            let waited = now.since(client.requested_at()) / 1_000_000;
+            if client.state() == ClientState::Waiting && notify > 0 && waited > notify {
+                client.notify_of_wait();
+            }
+        }
+        self.fill_forced_pools();
+        for pool in self.pools() {
+            self.sweep_pool(&pool, now);
+        }
+        self.dictionary.sweep();
+    }
+
+    /// The age in force at which a server is closed; zero is after one use.
+    pub(super) fn server_lifetime(&self, database: &Database) -> Duration {
+        let own = database.settings.load().server_lifetime;
+        own.filter(|own| !own.is_zero())
+            .unwrap_or(self.config().pgbouncer.server_lifetime)
+    }
+
+    /// Pools of databases with a forced user have their minimum of servers
+    /// without any client.
+    fn fill_forced_pools(self: &Arc<Self>) {
+        for database in self.databases() {
+            let settings = database.settings.load();
+            if let Some(user) = &settings.user {
+                let user = self.user(user);
+                if self.limits(&database, &user).min_pool_size > 0 && !database.is_paused() {
+                    self.pool(&database, &user);
+                }
+            }
+        }
+    }
+
+    fn timeouts(&self, client: &Client) -> Timeouts {
+        let config = self.config();
+        let global = &config.pgbouncer;
+        let (user, database) = (client.user.settings.load(), client.database.settings.load());
+        let set = |own: Option<Duration>, global| own.filter(|d| !d.is_zero()).unwrap_or(global);
+        let query_wait = user.query_wait_timeout.or(database.query_wait_timeout);
+        Timeouts {
+            query: set(user.query_timeout, global.query_timeout),
+            query_wait: query_wait.unwrap_or(global.query_wait_timeout),
+            idle_transaction: set(
+                user.idle_transaction_timeout,
+                global.idle_transaction_timeout,
+            ),
+            transaction: set(user.transaction_timeout, global.transaction_timeout),
+            client_idle: set(user.client_idle_timeout, global.client_idle_timeout),
+        }
+    }
+
+    fn sweep_pool(self: &Arc<Self>, pool: &Arc<Pool>, now: Micros) {
+        let config = self.config();
+        let settings = &config.pgbouncer;
+        let lifetime = self.server_lifetime(&pool.database);
+        self.expire_servers(pool, lifetime, now);
+        let mut surplus = pool.surplus();
+        pool.close_idle(|server, since, spare| {
+            if server.record.is_marked() {
+                return Some("server lifetime over");
+            }
+            if !server.channel.stream.is_quiet() {
+                return Some("server conn crashed or got dirty");
+            }
+            if surplus > 0 {
+                surplus -= 1;
+                return Some("too many servers in the pool");
+            }
+            (spare > 0 && now.exceeds(since, settings.server_idle_timeout))
+                .then_some("server idle timeout")
+        });
+        pool.launch(self.control_home());
+    }
+
+    /// Marks the servers that are too old, at least lifetime / pool_size
+    /// apart, so that a pool is not replaced all at once.
+    fn expire_servers(&self, pool: &Pool, lifetime: Duration, now: Micros) {
+        let spacing = lifetime / pool.limits().pool_size.max(1);
+        if !now.exceeds(pool.last_expiry(), spacing) {
+            return;
+        }
+        let oldest = self
+            .servers
+            .iter()
+            .filter(|record| record.pool == pool.id && !record.is_marked())
+            .filter(|record| lifetime.is_zero() || now.exceeds(record.connected_at, lifetime))
+            .min_by_key(|record| record.connected_at)
+            .map(|record| record.value().clone());
+        if let Some(record) = oldest {
+            record.mark();
+            pool.set_last_expiry(now);
+        }
+    }
+}
+
+fn doing(client: &Client) -> Doing {
+    Doing {
+        state: client.state(),
+        querying: client.is_querying(),
+        since: client.requested_at(),
+        transaction_at: client.transaction_at(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn doing(state: ClientState) -> Doing {
+        Doing {
+            state,
+            querying: false,
+            since: Micros(10_000_000),
+            transaction_at: None,
+        }
+    }
+
+    fn at(seconds: u64) -> Micros {
+        Micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn nothing_is_over_when_all_are_off() {
+        for state in [ClientState::Idle, ClientState::Active, ClientState::Waiting] {
+            assert_eq!(Timeouts::default().over(doing(state), at(1_000_000)), None);
+        }
+    }
+
+    #[test]
+    fn a_wait_is_over_after_its_timeout_and_not_before() {
+        let timeouts = Timeouts {
+            query_wait: SECOND,
+            ..Timeouts::default()
+        };
+        let waiting = doing(ClientState::Waiting);
+        assert_eq!(timeouts.over(waiting, at(11)), None);
+        assert_eq!(timeouts.over(waiting, at(12)), Some("query_wait_timeout"));
+        assert_eq!(timeouts.over(doing(ClientState::Idle), at(12)), None);
+    }
+
+    #[test]
+    fn query_timeout_is_for_a_running_query_only() {
+        let timeouts = Timeouts {
+            query: SECOND,
+            ..Timeouts::default()
+        };
+        let mut active = doing(ClientState::Active);
+        active.transaction_at = Some(at(1));
+        assert_eq!(timeouts.over(active, at(12)), None);
+        active.querying = true;
+        assert_eq!(timeouts.over(active, at(12)), Some("query timeout"));
+    }
+
+    #[test]
+    fn an_idle_transaction_and_a_long_one_are_told_apart() {
+        let timeouts = Timeouts {
+            idle_transaction: 5 * SECOND,
+            transaction: 8 * SECOND,
+            ..Timeouts::default()
+        };
+        let mut active = doing(ClientState::Active);
+        active.transaction_at = Some(at(9));
+        assert_eq!(timeouts.over(active, at(14)), None);
+        assert_eq!(
+            timeouts.over(active, at(16)),
+            Some("idle transaction timeout")
+        );
+        active.querying = true;
+        assert_eq!(timeouts.over(active, at(16)), None);
+        assert_eq!(timeouts.over(active, at(18)), Some("transaction timeout"));
+    }
+}
