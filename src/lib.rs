@@ -19,6 +19,7 @@
 
 pub mod auth;
 pub mod config;
+pub mod gateway;
 pub mod net;
 pub mod pool;
 pub mod process;

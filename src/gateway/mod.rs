@@ -1,0 +1,32 @@
+//! What a statement is and is counted as.
+//!
+//! A worker's [`Observer`] sees each statement once, in its Query or Parse
+//! message, and answers with a [`Slot`]; when the statement has run, what came
+//! of it is recorded under that slot. A statement seen before word for word
+//! costs a hash and a comparison; any other is read by a lexer, brought to its
+//! normal form, and found by the form's [`Fingerprint`]. Numbers are written
+//! by their worker alone and added up by whoever reads: [`Queries::rows`] for
+//! the console, [`QueryCollector`] for Prometheus.
+
+mod cache;
+mod export;
+mod form;
+mod keywords;
+mod lexer;
+mod lists;
+mod normalise;
+mod numbers;
+mod observer;
+mod queries;
+mod slots;
+mod top;
+mod verb;
+
+pub use export::QueryCollector;
+pub use form::{Fingerprint, Normalised};
+pub use normalise::{MAX_READ, Normaliser};
+pub use numbers::{Outcome, Recorder, SqlState, Totals};
+pub use observer::Observer;
+pub use queries::{DatabaseId, OTHER, Queries, QueryRow};
+pub use slots::Slot;
+pub use verb::Verb;
