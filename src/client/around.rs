@@ -1,0 +1,89 @@
+//! What a client's flow gets from its worker and pool.
+
+use std::sync::Arc;
+
+use super::flow::{Event, Outcome, Surroundings};
+use super::worker::Worker;
+use crate::config::PoolMode;
+use crate::gateway::DatabaseId;
+use crate::pool::Pool;
+use crate::server::Parameters;
+use crate::server::answers::Meter;
+use crate::server::statements::Dictionary;
+use crate::stats::Micros;
+
+/// Lent to the flow for one chunk.
+pub struct Around<'a> {
+    /// The worker.
+    pub worker: &'a Worker,
+    /// The pool.
+    pub pool: &'a Pool,
+    /// The number of the database in the query statistics.
+    pub database: Option<DatabaseId>,
+    /// The moment the chunk came; zero where it was not worth a clock read.
+    pub now: Micros,
+    /// The linked server's tracked parameters.
+    pub server: Option<&'a mut Arc<Parameters>>,
+    /// The client's.
+    pub client: &'a mut Arc<Parameters>,
+}
+
+impl Surroundings for Around<'_> {
+    fn observe(&mut self, text: &[u8]) -> u32 {
+        self.worker.observe(self.database, text)
+    }
+
+    fn dictionary(&self) -> &Dictionary {
+        &self.worker.bouncer.dictionary
+    }
+
+    fn now(&self) -> Micros {
+        self.now
+    }
+
+    fn statement_limit(&self) -> usize {
+        self.pool.statement_limit()
+    }
+
+    fn refuses_blocks(&self) -> bool {
+        self.pool.mode() == PoolMode::Statement
+    }
+
+    fn finished(&mut self, meter: Meter, outcome: Outcome) {
+        if self.now == Micros::ZERO {
+            self.now = self.worker.now();
+        }
+        self.worker.record(meter, self.now, outcome);
+    }
+
+    fn parameter(&mut self, name: &str, value: &str) {
+        let Some(index) = self.worker.bouncer.tracked.index(name) else {
+            return;
+        };
+        note(self.client, index, value);
+        let Some(server) = self.server.as_deref_mut() else {
+            return;
+        };
+        note(server, index, value);
+        // One copy for both keeps the comparison at the next link cheap.
+        if **server == **self.client {
+            *self.client = server.clone();
+        }
+    }
+
+    fn count(&mut self, event: Event) {
+        let counters = &self.pool.counters[self.worker.id];
+        match event {
+            Event::ClientParse => counters.client_parses.add(1),
+            Event::ServerParse => counters.server_parses.add(1),
+            Event::Bind => counters.binds.add(1),
+        }
+    }
+}
+
+/// Notes a value unless it is known already.
+fn note(parameters: &mut Arc<Parameters>, index: usize, value: &str) {
+    if parameters.value(index) != Some(value) {
+        Arc::make_mut(parameters).set(index, value);
+    }
+}

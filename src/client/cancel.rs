@@ -1,0 +1,45 @@
+//! Cancel requests of clients.
+
+use std::time::Duration;
+
+use crate::pool::{Bouncer, CancelKey};
+use crate::server;
+
+/// The limit where `cancel_wait_timeout` has none.
+const LONGEST_CANCEL: Duration = Duration::from_secs(60);
+
+/// Cancels what the client with this key runs, if it runs anything. Nothing is
+/// ever answered: the connection closes when the request is done.
+pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
+    let Ok(key) = CancelKey::try_from(key) else {
+        return tracing::info!("failed cancel request");
+    };
+    if let Some(console) = bouncer.consoles.get(&key) {
+        return console.notify_waiters();
+    }
+    let Some(client) = bouncer.clients.get(&key).map(|found| found.clone()) else {
+        return tracing::info!("failed cancel request");
+    };
+    let linked = client.server();
+    let record = bouncer.servers.get(&linked).map(|found| found.clone());
+    let Some(record) = record else {
+        return tracing::info!("cancel request for idle client");
+    };
+    let Some(_cancel) = record.begin_cancel() else {
+        return;
+    };
+    // Between the look and the mark the server may have been given to another
+    // client. Who unlinks it from now on sees the mark.
+    if client.server() != linked {
+        return tracing::info!("not sending cancel request for client that is now idle");
+    }
+    let limit = bouncer.config().pgbouncer.cancel_wait_timeout;
+    let limit = if limit.is_zero() {
+        LONGEST_CANCEL
+    } else {
+        limit
+    };
+    if let Err(error) = server::send_cancel(&record, limit).await {
+        tracing::warn!("cancel request failed: {error}");
+    }
+}

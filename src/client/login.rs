@@ -1,0 +1,668 @@
+//! From the first byte of a connection to its greeting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pgwire::messages::startup::{
+    Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey,
+};
+use tokio::sync::Semaphore;
+
+use super::cancel;
+use super::session::{End, Session};
+use super::startup::{Identity, StartupFault};
+use super::worker::{Worker, send_fatal};
+use crate::auth::{self, Authenticated, ClientExchange, ClientStep, Method, ScramSettings};
+use crate::net::{Address, Channel, Stream};
+use crate::pool::state::{Checkout, LoginFailure};
+use crate::pool::{
+    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, NewClient, Place, Pool, User, Welcome,
+};
+use crate::stats::Micros;
+use crate::wire::startup::{First, MAX_STARTUP_LEN, StartupError};
+use crate::wire::{backend, frontend, startup};
+
+/// The longest password or SASL message (PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`).
+const MAX_AUTH_MESSAGE: usize = 65_540;
+
+/// Password computations at once; more wait for their turn.
+const MAX_DERIVATIONS: usize = 4;
+
+/// The limit of a login where the setting has none: every wait has a deadline.
+const LONGEST_LOGIN: Duration = Duration::from_secs(3600);
+
+/// PgBouncer's words for `max_db_client_connections`.
+const DATABASE_FULL: &str = "client connections exceeded (max_db_client_connections)";
+
+/// How passwords are exchanged, for all logins.
+#[derive(Debug)]
+pub struct LoginPolicy {
+    /// Settings and secrets of SCRAM exchanges.
+    pub scram: ScramSettings,
+    derivations: Semaphore,
+}
+
+impl LoginPolicy {
+    /// A policy with these settings.
+    pub fn new(scram: ScramSettings) -> LoginPolicy {
+        LoginPolicy {
+            scram,
+            derivations: Semaphore::new(MAX_DERIVATIONS),
+        }
+    }
+}
+
+/// A client socket, counted for `max_client_conn` while this lives.
+#[derive(Debug)]
+pub struct Socket(Arc<Bouncer>);
+
+impl Socket {
+    /// Counts one more.
+    pub fn new(bouncer: Arc<Bouncer>) -> Socket {
+        bouncer.client_sockets.take(0);
+        Socket(bouncer)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.client_sockets.give();
+    }
+}
+
+/// What a login came to.
+pub enum Admitted {
+    /// A client of a pool, greeted.
+    Session(Session, Registration),
+    /// A client of the console, not greeted yet.
+    Console(ConsoleClient),
+    /// Refused, gone, or a cancel request.
+    Nobody,
+}
+
+/// A client that has logged in to the console.
+#[derive(Debug)]
+pub struct ConsoleClient {
+    /// Its connection.
+    pub channel: Channel,
+    /// Its name.
+    pub user: String,
+    /// It may change things, not only look.
+    pub admin: bool,
+    /// Its id.
+    pub id: u64,
+    /// To be sent before AuthenticationOk.
+    pub greeting: Vec<u8>,
+    /// When it connected.
+    pub connected_at: Micros,
+    /// Counts it.
+    pub socket: Socket,
+}
+
+/// A logged-in client's entries in the pooler's books.
+#[derive(Debug)]
+pub struct Registration {
+    client: Arc<Client>,
+    bouncer: Arc<Bouncer>,
+    _places: Places,
+    _socket: Socket,
+}
+
+impl Registration {
+    /// Writes the closing line.
+    pub fn log_end(&self, end: &End) {
+        let reason = match end {
+            End::Left(reason) | End::Lost(reason) | End::Fatal(reason) => reason,
+            End::Refused { message, .. } => message.as_str(),
+        };
+        if self.bouncer.config().pgbouncer.log_disconnections {
+            let client = &self.client;
+            let age = self.bouncer.clock.now().since(client.connected_at) / 1_000_000;
+            tracing::info!(
+                "C-{:#x}: {}/{}@{} closing because: {reason} (age={age}s)",
+                client.id,
+                client.database.name,
+                client.user.name,
+                client.address
+            );
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.bouncer.clients.remove(&self.client.key);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    _database: Option<Place<Database>>,
+    _user: Option<Place<User>>,
+}
+
+/// Why a login ends without a session.
+enum Refusal {
+    /// The client is told this, with PgBouncer's SQLSTATE.
+    Fatal(String),
+    /// The client is told what the server said.
+    Server(Arc<LoginFailure>),
+    /// It left, or there is nothing to say.
+    Silent,
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(_: std::io::Error) -> Refusal {
+        Refusal::Silent
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(message: &str) -> Refusal {
+        Refusal::Fatal(message.to_owned())
+    }
+}
+
+impl From<StartupFault> for Refusal {
+    fn from(fault: StartupFault) -> Refusal {
+        Refusal::Fatal(fault.to_string())
+    }
+}
+
+/// Takes a new connection through its login, within `client_login_timeout`.
+pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Admitted {
+    let limit = worker.bouncer.config().pgbouncer.client_login_timeout;
+    let limit = if limit.is_zero() {
+        LONGEST_LOGIN
+    } else {
+        limit
+    };
+    let mut login = Login {
+        worker: worker.clone(),
+        address: stream.peer(),
+        connected_at: worker.now(),
+        channel: Channel::new(stream),
+        waiting: false,
+    };
+    let outcome = match tokio::time::timeout(limit, login.run()).await {
+        Ok(outcome) => outcome,
+        Err(_) if login.waiting => Err("client_login_timeout (server down)".into()),
+        Err(_) => Err("client_login_timeout".into()),
+    };
+    match outcome {
+        Ok(Passed::Nobody) | Err(Refusal::Silent) => Admitted::Nobody,
+        Ok(Passed::Session(passed)) => passed.into_session(login, socket),
+        Ok(Passed::Console(mut client)) => Admitted::Console(ConsoleClient {
+            channel: login.channel,
+            user: std::mem::take(&mut client.user),
+            admin: client.admin,
+            id: worker.bouncer.next_id(),
+            greeting: client.greeting,
+            connected_at: login.connected_at,
+            socket,
+        }),
+        Err(Refusal::Fatal(message)) => {
+            send_fatal(worker, login.channel, backend::PROTOCOL_VIOLATION, &message).await;
+            Admitted::Nobody
+        }
+        Err(Refusal::Server(failure)) => {
+            send_fatal(worker, login.channel, &failure.sqlstate, &failure.message).await;
+            Admitted::Nobody
+        }
+    }
+}
+
+struct Login {
+    worker: Arc<Worker>,
+    channel: Channel,
+    address: Address,
+    connected_at: Micros,
+    /// Authenticated, but no server of the pool has logged in yet.
+    waiting: bool,
+}
+
+enum Passed {
+    Session(Box<PassedSession>),
+    Console(PassedConsole),
+    Nobody,
+}
+
+struct PassedConsole {
+    user: String,
+    admin: bool,
+    greeting: Vec<u8>,
+}
+
+struct PassedSession {
+    client: Arc<Client>,
+    pool: Arc<Pool>,
+    parameters: crate::server::Parameters,
+    places: Places,
+}
+
+impl PassedSession {
+    fn into_session(self, login: Login, socket: Socket) -> Admitted {
+        let bouncer = login.worker.bouncer.clone();
+        bouncer.clients.insert(self.client.key, self.client.clone());
+        let registration = Registration {
+            client: self.client.clone(),
+            bouncer,
+            _places: self.places,
+            _socket: socket,
+        };
+        let counters = &self.pool.counters[login.worker.id];
+        counters.client_logins.add(1);
+        let parameters = Arc::new(self.parameters);
+        Admitted::Session(
+            Session::new(
+                login.channel,
+                self.client,
+                self.pool,
+                login.worker,
+                parameters,
+            ),
+            registration,
+        )
+    }
+}
+
+impl Login {
+    async fn run(&mut self) -> Result<Passed, Refusal> {
+        let Some((minor, identity)) = self.read_startup().await? else {
+            return Ok(Passed::Nobody);
+        };
+        let bouncer = self.worker.bouncer.clone();
+        let console = identity.database == CONSOLE;
+        let config = bouncer.config();
+        let settings = &config.pgbouncer;
+        let most = u32::try_from(settings.max_client_conn).unwrap_or(0);
+        if bouncer.client_sockets.used() > most && !console {
+            return Err("no more connections allowed (max_client_conn)".into());
+        }
+        if minor > 0 || !identity.unsupported.is_empty() {
+            self.negotiate(&identity).await?;
+        }
+        if console {
+            return self.run_console(identity).await.map(Passed::Console);
+        }
+        // Nobody who has not passed makes an entry out of `*`.
+        let database = bouncer.known_database(&identity.database);
+        let mut places = self.take_places(database.as_ref(), &identity)?;
+        if settings.log_connections {
+            tracing::info!(
+                "C: {}/{}@{} login attempt: db={} user={} tls=no replication=no",
+                identity.database,
+                identity.user,
+                self.address,
+                identity.database,
+                identity.user
+            );
+        }
+        let method = self.method(database.as_deref())?;
+        let (authenticated, greeting) = self.authenticate(method, &identity.user).await?;
+        let database = bouncer
+            .database(&identity.database)
+            .ok_or_else(|| Refusal::Fatal(format!("no such database: {}", identity.database)))?;
+        if places._database.is_none() {
+            let limit = bouncer.max_db_client_connections(&database);
+            let place = Place::take(&database, limit);
+            places._database = Some(place.ok_or(DATABASE_FULL)?);
+        }
+        if database.is_disabled() {
+            return Err(Refusal::Fatal(format!(
+                "database \"{}\" is disabled",
+                database.name
+            )));
+        }
+        if bouncer.is_shutting_down() {
+            return Err("pooler is shutting down".into());
+        }
+        self.enter(
+            &bouncer,
+            database,
+            identity,
+            &authenticated,
+            places,
+            greeting,
+        )
+        .await
+    }
+
+    /// Reads up to a StartupMessage; none for a cancel request, which is
+    /// carried out.
+    async fn read_startup(&mut self) -> Result<Option<(u16, Identity)>, Refusal> {
+        let (mut tls_asked, mut gss_asked) = (false, false);
+        loop {
+            let request;
+            let first = self.channel.peek(1).await?;
+            match first[0] {
+                0 => {}
+                frontend::PASSWORD => {
+                    return Err("client password pkt before startup packet".into());
+                }
+                // No startup packet begins so: somebody speaks another
+                // protocol.
+                _ => return Err(Refusal::Silent),
+            }
+            let head = self.channel.peek(8).await?;
+            let len = match startup::packet_len(head) {
+                Some(Ok(len)) => len,
+                _ => return Err(bad_header(head)),
+            };
+            self.channel.peek(len.min(MAX_STARTUP_LEN as usize)).await?;
+            let packet = self.channel.take(len);
+            match startup::read(&packet) {
+                Ok(First::SslRequest) if !tls_asked => {
+                    tls_asked = true;
+                    request = "SSL request";
+                }
+                Ok(First::GssEncRequest) if !gss_asked => {
+                    gss_asked = true;
+                    request = "GSSAPI encryption request";
+                }
+                Ok(First::Cancel { key }) => {
+                    cancel::carry_out(&self.worker.bouncer, key).await;
+                    return Ok(None);
+                }
+                Ok(First::Version2) => return Err("old V2 protocol not supported".into()),
+                Ok(First::Startup { minor, parameters }) => {
+                    let identity = Identity::read(parameters, &self.worker.bouncer)?;
+                    return Ok(Some((minor, identity)));
+                }
+                Err(StartupError::BadLayout) => {
+                    return Err(
+                        "invalid startup packet layout: expected terminator as last byte".into(),
+                    );
+                }
+                Ok(_) | Err(StartupError::BadHeader) => return Err(bad_header(&packet)),
+            }
+            // What came in clear must not be taken for something else later.
+            if self.channel.has_more() {
+                return Err(Refusal::Fatal(format!(
+                    "received unencrypted data after {request}"
+                )));
+            }
+            self.channel.write_all(b"N").await?;
+        }
+    }
+
+    async fn negotiate(&mut self, identity: &Identity) -> Result<(), Refusal> {
+        let mut answer = BytesMut::new();
+        let unsupported = identity.unsupported.clone();
+        backend::put(
+            &mut answer,
+            &NegotiateProtocolVersion::new(startup::PROTOCOL_3_0 as i32, unsupported),
+        );
+        Ok(self.channel.write_all(&answer).await?)
+    }
+
+    fn take_places(
+        &self,
+        database: Option<&Arc<Database>>,
+        identity: &Identity,
+    ) -> Result<Places, Refusal> {
+        let bouncer = &self.worker.bouncer;
+        let mut places = Places::default();
+        if let Some(database) = database {
+            let limit = bouncer.max_db_client_connections(database);
+            places._database = Place::take(database, limit);
+            if places._database.is_none() {
+                return Err(DATABASE_FULL.into());
+            }
+        }
+        if let Some(user) = bouncer.known_user(&identity.user) {
+            let limit = bouncer.max_user_client_connections(&user);
+            places._user = Place::take(&user, limit);
+            if places._user.is_none() {
+                return Err("client connections exceeded (max_user_client_connections)".into());
+            }
+        }
+        Ok(places)
+    }
+
+    fn method(&self, database: Option<&Database>) -> Result<Method, Refusal> {
+        let auth_type = self.worker.bouncer.config().pgbouncer.auth_type;
+        let method = Method::try_from(auth_type).map_err(|unsupported| {
+            tracing::error!("{unsupported}");
+            Refusal::Fatal("bouncer config error".into())
+        })?;
+        let forced = match database {
+            Some(database) => database.settings.load().user.is_some(),
+            None => {
+                let config = self.worker.bouncer.config();
+                config.autodb.as_ref().is_some_and(|any| any.user.is_some())
+            }
+        };
+        if method == Method::Any && !forced {
+            tracing::error!("auth_type=any requires forced user");
+            return Err("bouncer config error".into());
+        }
+        Ok(method)
+    }
+
+    /// Leads the client through the exchange; answers the proof and what is to
+    /// be sent before AuthenticationOk.
+    async fn authenticate(
+        &mut self,
+        method: Method,
+        user: &str,
+    ) -> Result<(Authenticated, Vec<u8>), Refusal> {
+        let policy = self.worker.login.clone();
+        let known = self.worker.bouncer.user_list().get(user).cloned();
+        let mut step =
+            ClientExchange::start(method, user, known.as_ref(), &policy.scram, auth::os_random);
+        loop {
+            step = match step {
+                ClientStep::Send { message, next } => {
+                    self.channel.write_all(message.as_bytes()).await?;
+                    match self.channel.peek(1).await?[0] {
+                        frontend::PASSWORD => {}
+                        0 => return Err("client re-sent startup pkt".into()),
+                        _ => return Err(Refusal::Silent),
+                    }
+                    let answer = self.channel.read_message(MAX_AUTH_MESSAGE).await?;
+                    next.on_message(&answer.body)
+                }
+                ClientStep::Derive(work) => {
+                    let _turn = policy.derivations.acquire().await;
+                    let run = tokio::task::spawn_blocking(move || work.run());
+                    run.await.map_err(|_| Refusal::Silent)?
+                }
+                ClientStep::Accept {
+                    message,
+                    authenticated,
+                } => {
+                    let greeting = message.map(|m| m.into_bytes()).unwrap_or_default();
+                    return Ok((authenticated, greeting));
+                }
+                ClientStep::Reject(reason) => {
+                    tracing::warn!("C: {user}@{} login failed: {reason}", self.address);
+                    return Err(reason.client_text().into());
+                }
+            };
+        }
+    }
+
+    async fn run_console(&mut self, identity: Identity) -> Result<PassedConsole, Refusal> {
+        let config = self.worker.bouncer.config();
+        let settings = &config.pgbouncer;
+        let own = rustix::process::geteuid().as_raw();
+        let peer = self.channel.stream.peer_uid();
+        if let Some(uid) = peer
+            && Authenticated::console_peer(&identity.user, uid, own).is_some()
+        {
+            tracing::info!("C: pgbouncer access from unix socket");
+            return Ok(PassedConsole {
+                user: identity.user,
+                admin: true,
+                greeting: Vec::new(),
+            });
+        }
+        let listed = |list| crate::config::in_list(list, &identity.user);
+        let admin = listed(&settings.admin_users);
+        let method = Method::try_from(settings.auth_type).unwrap_or(Method::ScramSha256);
+        let (_, greeting) = self.authenticate(method, &identity.user).await?;
+        if !admin && method != Method::Any && !listed(&settings.stats_users) {
+            return Err("not allowed".into());
+        }
+        Ok(PassedConsole {
+            user: identity.user,
+            admin,
+            greeting,
+        })
+    }
+
+    /// Joins the pool: waits for its first server, and greets the client.
+    async fn enter(
+        &mut self,
+        bouncer: &Arc<Bouncer>,
+        database: Arc<Database>,
+        identity: Identity,
+        authenticated: &Authenticated,
+        places: Places,
+        mut greeting: Vec<u8>,
+    ) -> Result<Passed, Refusal> {
+        let user = bouncer.user(&identity.user);
+        if user.credential.load().is_none() {
+            user.credential.store(authenticated.credential().cloned());
+        }
+        let pool = bouncer.pool(&database, &user);
+        let client = Arc::new(Client::new(NewClient {
+            id: bouncer.next_id(),
+            key: new_key(bouncer),
+            database,
+            user,
+            address: self.address,
+            local: self.channel.stream.local(),
+            connected_at: self.connected_at,
+            application_name: identity.application_name.as_str().into(),
+        }));
+        let welcome = match pool.welcome() {
+            Some(welcome) => welcome,
+            None => {
+                self.waiting = true;
+                first_server(&self.worker, &pool, &client).await?;
+                pool.welcome().ok_or(Refusal::Silent)?
+            }
+        };
+        let mut parameters = identity.parameters;
+        if let Some(index) = bouncer.tracked.index("application_name")
+            && bouncer.config().pgbouncer.application_name_add_host
+        {
+            let name = match identity.application_name.as_str() {
+                "" => "app",
+                name => name,
+            };
+            let local = self.channel.stream.local();
+            let named = name_with_host(name, self.address, local);
+            parameters.set(index, &named);
+        }
+        parameters.fill_from(&welcome.tracked);
+        put_greeting(&mut greeting, bouncer, &welcome, &parameters, client.key);
+        self.channel.write_all(&greeting).await?;
+        Ok(Passed::Session(Box::new(PassedSession {
+            client,
+            pool,
+            parameters,
+            places,
+        })))
+    }
+}
+
+/// Waits until a server of the pool has logged in.
+async fn first_server(
+    worker: &Worker,
+    pool: &Arc<Pool>,
+    client: &Arc<Client>,
+) -> Result<(), Refusal> {
+    /// Leaves the queue if the login ends before its turn.
+    struct Queued<'a>(&'a Worker, &'a Arc<Pool>, &'a Arc<Client>);
+    impl Drop for Queued<'_> {
+        fn drop(&mut self) {
+            self.1.leave(self.2, self.0.now());
+        }
+    }
+    match pool.checkout(client, worker.id, worker.now()) {
+        Checkout::Ready(lease) => lease.give_back(worker.now()),
+        Checkout::Failing(failure) => return Err(Refusal::Server(failure)),
+        Checkout::Queued => {
+            let _queued = Queued(worker, pool, client);
+            let granted = std::future::poll_fn(|cx| {
+                client.set_waker(cx.waker());
+                match client.take_grant() {
+                    Some(grant) => std::task::Poll::Ready(grant),
+                    None => std::task::Poll::Pending,
+                }
+            });
+            match granted.await {
+                Grant::Server(server) => pool.give_back(server, worker.now()),
+                Grant::Failed(failure) => return Err(Refusal::Server(failure)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// AuthenticationOk, ParameterStatus, BackendKeyData and ReadyForQuery, in one
+/// piece.
+fn put_greeting(
+    greeting: &mut Vec<u8>,
+    bouncer: &Bouncer,
+    welcome: &Welcome,
+    own: &crate::server::Parameters,
+    key: CancelKey,
+) {
+    let mut rest = BytesMut::with_capacity(512);
+    backend::put(&mut rest, &Authentication::Ok);
+    for (name, value) in &welcome.parameters {
+        let tracked = bouncer
+            .tracked
+            .index(name)
+            .and_then(|index| own.value(index));
+        let value = tracked.unwrap_or(value).to_owned();
+        backend::put(&mut rest, &ParameterStatus::new(name.clone(), value));
+    }
+    let (pid, secret) = key.split_at(4);
+    let word = |bytes: &[u8]| i32::from_be_bytes(bytes.try_into().expect("four of eight bytes"));
+    backend::put(
+        &mut rest,
+        &BackendKeyData::new(word(pid), SecretKey::I32(word(secret))),
+    );
+    backend::put_ready(&mut rest);
+    greeting.extend_from_slice(&rest);
+}
+
+/// PgBouncer's `application_name_add_host`: ` - HOST:PORT` behind the name.
+fn name_with_host(name: &str, client: Address, own: Address) -> String {
+    match client {
+        Address::Unix { pid } => format!(
+            "{name} - unix({}@{}):{}",
+            pid.unwrap_or(0),
+            rustix::system::uname().nodename().to_string_lossy(),
+            own.port()
+        ),
+        address => format!("{name} - {address}"),
+    }
+}
+
+/// A key no client has, with a first byte that makes the process id positive.
+fn new_key(bouncer: &Bouncer) -> CancelKey {
+    loop {
+        let mut key = CancelKey::default();
+        auth::os_random(&mut key);
+        key[0] &= 0x7f;
+        if !bouncer.clients.contains_key(&key) {
+            return key;
+        }
+    }
+}
+
+fn bad_header(bytes: &[u8]) -> Refusal {
+    let hex: String = bytes
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Refusal::Fatal(format!("bad packet header: '{hex}'"))
+}

@@ -1,0 +1,16 @@
+//! One client, from accept to Terminate.
+//!
+//! [`login`] takes a connection to its greeting, [`session`] moves bytes
+//! between it and the servers it is lent, [`flow`] decides what happens to
+//! each message.
+
+mod around;
+mod cancel;
+pub mod flow;
+mod login;
+mod session;
+mod startup;
+mod worker;
+
+pub use login::{ConsoleClient, LoginPolicy, Socket};
+pub use worker::{OnConsole, Worker};

@@ -1,0 +1,178 @@
+//! A worker: one thread, its listening sockets, its clients.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::watch;
+
+use super::flow::{NO_SLOT, Outcome};
+use super::login::{self, Admitted, ConsoleClient};
+use super::session::End;
+use crate::gateway::{self, DatabaseId, Observer, Queries, Recorder, Slot};
+use crate::net::{Acceptor, Channel, Stream};
+use crate::pool::Bouncer;
+use crate::server::answers::Meter;
+use crate::stats::Micros;
+use crate::wire::backend;
+
+/// Pause after accept() failed, for example for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a client may take to read its last message.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
+
+/// What becomes of a client that has logged in to the console.
+pub type OnConsole = Box<dyn Fn(ConsoleClient) + Send + Sync>;
+
+/// What all clients of one thread share.
+pub struct Worker {
+    /// Its number, from 0: the home of its servers.
+    pub id: usize,
+    /// The pooler.
+    pub bouncer: Arc<Bouncer>,
+    /// How passwords are exchanged.
+    pub login: Arc<login::LoginPolicy>,
+    on_console: Arc<OnConsole>,
+    statements: Option<Statements>,
+}
+
+/// Query statistics of one worker. The lock is never contended: it only tells
+/// the compiler so.
+struct Statements {
+    queries: Arc<Queries>,
+    observer: Mutex<Observer>,
+    recorder: Recorder,
+}
+
+impl Worker {
+    /// A worker without clients. Without `queries` statements are neither
+    /// read nor counted.
+    pub fn new(
+        id: usize,
+        bouncer: Arc<Bouncer>,
+        login: Arc<login::LoginPolicy>,
+        on_console: Arc<OnConsole>,
+        queries: Option<Arc<Queries>>,
+    ) -> Arc<Worker> {
+        let statements = queries.map(|queries| {
+            let observer = queries.observer();
+            Statements {
+                recorder: observer.recorder(),
+                observer: Mutex::new(observer),
+                queries,
+            }
+        });
+        Arc::new(Worker {
+            id,
+            bouncer,
+            login,
+            on_console,
+            statements,
+        })
+    }
+
+    /// The number under which statements of a database are counted.
+    pub(super) fn database_id(&self, name: &str) -> Option<DatabaseId> {
+        Some(self.statements.as_ref()?.queries.database_id(name))
+    }
+
+    /// Accepts clients until `stop` says so.
+    pub async fn accept(self: Arc<Self>, acceptor: Acceptor, mut stop: watch::Receiver<bool>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = acceptor.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok(stream) => {
+                    tokio::spawn(serve(self.clone(), stream));
+                }
+                Err(error) => {
+                    tracing::error!("accept() failed: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Micros {
+        self.bouncer.clock.now()
+    }
+
+    /// The statistics slot of a statement.
+    pub(super) fn observe(&self, database: Option<DatabaseId>, text: &[u8]) -> u32 {
+        let (Some(statements), Some(database)) = (&self.statements, database) else {
+            return NO_SLOT;
+        };
+        let mut observer = statements
+            .observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        observer.observe(database, text).number()
+    }
+
+    /// Notes the end of a request.
+    pub(super) fn record(&self, meter: Meter, now: Micros, outcome: Outcome) {
+        let Some(statements) = &self.statements else {
+            return;
+        };
+        let outcome = gateway::Outcome {
+            server_time: Some(Duration::from_micros(now.since(meter.start))),
+            wait_time: outcome.waited,
+            rows: outcome.rows,
+            error: outcome.error,
+            ..gateway::Outcome::default()
+        };
+        statements
+            .recorder
+            .record(Slot::of_number(meter.slot), &outcome);
+    }
+
+    pub(super) fn to_console(&self, client: ConsoleClient) {
+        (self.on_console)(client);
+    }
+}
+
+/// One client from accept to Terminate.
+async fn serve(worker: Arc<Worker>, stream: Stream) {
+    let socket = login::Socket::new(worker.bouncer.clone());
+    // Boxed, so that an idle client does not carry what its login needed.
+    let admitted = Box::pin(login::log_in(&worker, stream, socket)).await;
+    let (session, registration) = match admitted {
+        Admitted::Session(session, registration) => (session, registration),
+        Admitted::Console(client) => return worker.to_console(client),
+        Admitted::Nobody => return,
+    };
+    let (end, channel) = session.run().await;
+    registration.log_end(&end);
+    // The books are closed before the last word: it may take a while.
+    drop(registration);
+    Box::pin(last_word(&worker, end, channel)).await;
+}
+
+/// Tells the client why, if it may be told.
+async fn last_word(worker: &Worker, end: End, channel: Option<Channel>) {
+    let (sqlstate, message) = match &end {
+        End::Left(_) | End::Lost(_) => return,
+        End::Fatal(message) => (backend::PROTOCOL_VIOLATION, *message),
+        End::Refused { sqlstate, message } => (sqlstate.as_str(), message.as_str()),
+    };
+    if let Some(channel) = channel {
+        send_fatal(worker, channel, sqlstate, message).await;
+    }
+}
+
+/// Sends a FATAL and closes.
+pub(super) async fn send_fatal(worker: &Worker, channel: Channel, sqlstate: &str, message: &str) {
+    if worker.bouncer.config().pgbouncer.log_pooler_errors {
+        tracing::warn!("C: {} pooler error: {message}", channel.stream.peer());
+    }
+    let mut fatal = BytesMut::new();
+    backend::put_error(&mut fatal, "FATAL", sqlstate, message);
+    let sent = tokio::time::timeout(LAST_WORD_LIMIT, channel.close_with(&fatal)).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        tracing::debug!("client did not take its last message");
+    }
+}
