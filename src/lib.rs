@@ -21,6 +21,7 @@ pub mod auth;
 pub mod client;
 pub mod config;
 pub mod gateway;
+pub mod http;
 pub mod net;
 pub mod pool;
 pub mod process;
