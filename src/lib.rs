@@ -24,6 +24,7 @@ pub mod gateway;
 pub mod http;
 pub mod net;
 pub mod pool;
+pub mod prepare;
 pub mod process;
 pub mod server;
 pub mod stats;
