@@ -17,6 +17,7 @@
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
 //! ```
 
+pub mod admin;
 pub mod auth;
 pub mod client;
 pub mod config;

@@ -1,0 +1,206 @@
+//! What each command does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::{Call, Outcome};
+use super::fault::Fault;
+use super::process::ShutdownMode;
+use super::wait::{NOT_PAUSED, Wait, not_paused};
+use crate::config::SetError;
+use crate::pool::{CONSOLE, Database};
+
+/// How long KILL and KILL_CLIENT wait for those they end. A client gets a
+/// second to read its last message, a server one to close its end.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// DISABLE and ENABLE do not take all databases at once.
+const DATABASE_REQUIRED: &str = "a database is required";
+
+/// SET key = value.
+pub fn set(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    let (key, value) = (call.argument, call.value);
+    let bouncer = &call.console.bouncer;
+    let outcome = bouncer.update_config(|config| config.pgbouncer.set(key, value));
+    match outcome {
+        Ok(()) => return Ok(Outcome::Done(format!("SET {key}={value}").into())),
+        Err(SetError::UnknownKey) => tracing::error!("unknown parameter: pgbouncer/{key}"),
+        Err(SetError::BadValue) => {
+            tracing::error!("invalid value \"{value}\" for parameter {key} in configuration");
+        }
+    }
+    Err(Fault::SetFailed)
+}
+
+/// RELOAD.
+pub fn reload(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    if let Err(why) = call.console.process.reload() {
+        tracing::error!("{why}");
+        return Err(Fault::ReloadFailed);
+    }
+    done("RELOAD")
+}
+
+/// PAUSE [db].
+pub fn pause(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    call.refuse_while_paused()?;
+    let database = call.any_database("pause")?;
+    call.console.bouncer.set_paused(database.as_deref(), true);
+    Ok(Outcome::When("PAUSE", Wait::Paused(database)))
+}
+
+/// RESUME [db].
+pub fn resume(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    let bouncer = &call.console.bouncer;
+    if call.argument == CONSOLE {
+        return Err(not_paused(CONSOLE));
+    }
+    let database = match call.argument {
+        "" if bouncer.is_shutting_down() => return Err("pooler is shutting down".into()),
+        "" if !bouncer.is_paused() => return Err(NOT_PAUSED.into()),
+        "" => None,
+        name => Some(call.known_database(name)?),
+    };
+    if let Some(database) = database.as_ref().filter(|database| !database.is_paused()) {
+        return Err(not_paused(&database.name));
+    }
+    bouncer.set_paused(database.as_deref(), false);
+    done("RESUME")
+}
+
+/// DISABLE db.
+pub fn disable(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    let database = call.any_database("disable")?;
+    database.ok_or(DATABASE_REQUIRED)?.set_disabled(true);
+    done("DISABLE")
+}
+
+/// ENABLE db.
+pub fn enable(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    match call.argument {
+        "" => return Err(DATABASE_REQUIRED.into()),
+        CONSOLE => return Err(format!("cannot enable admin db: {CONSOLE}").into()),
+        name => call.known_database(name)?.set_disabled(false),
+    }
+    done("ENABLE")
+}
+
+/// RECONNECT [db].
+pub fn reconnect(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    let database = call.any_database("reconnect")?;
+    call.console.bouncer.mark_servers(database.as_ref());
+    done("RECONNECT")
+}
+
+/// KILL [db].
+pub fn kill(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    call.refuse_while_paused()?;
+    let bouncer = &call.console.bouncer;
+    let databases = match call.any_database("kill")? {
+        Some(database) => vec![database],
+        None => bouncer.databases(),
+    };
+    let mut pools = bouncer.pools();
+    pools.retain(|pool| databases.iter().any(|it| Arc::ptr_eq(it, &pool.database)));
+    for database in &databases {
+        bouncer.set_paused(Some(database), true);
+        bouncer.drop_pools(&database.name);
+    }
+    let killed = Wait::Killed {
+        pools,
+        databases,
+        deadline: call.console.now() + KILL_LIMIT,
+    };
+    Ok(Outcome::When("KILL", killed))
+}
+
+/// KILL_CLIENT id.
+pub fn kill_client(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    const REASON: &str = "admin forced disconnect";
+    let id: u64 = call
+        .argument
+        .parse()
+        .map_err(|_| Fault::from("invalid client pointer supplied"))?;
+    let clients = &call.console.bouncer.clients;
+    let client = clients.iter().find(|client| client.id == id);
+    if let Some(client) = client {
+        client.doom(REASON);
+    } else if let Some(visitor) = call.console.visitors.get(&id) {
+        visitor.dismissal.notify_one();
+    } else {
+        return Err("client not found".into());
+    }
+    let deadline = call.console.now() + KILL_LIMIT;
+    let gone = Wait::Gone {
+        client: id,
+        deadline,
+    };
+    Ok(Outcome::When("KILL_CLIENT", gone))
+}
+
+/// SUSPEND.
+pub fn suspend(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    call.refuse_while_paused()?;
+    let databases = call.console.bouncer.databases();
+    if databases.iter().any(|database| database.is_paused()) {
+        return Err("cannot suspend with paused databases".into());
+    }
+    // A connection in the middle of a transaction cannot be held yet.
+    Err("SUSPEND is not supported".into())
+}
+
+/// SHUTDOWN.
+pub fn shut_down(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    call.console.process.shut_down(ShutdownMode::Immediate);
+    Ok(Outcome::Exit)
+}
+
+/// SHUTDOWN WAIT_FOR_SERVERS, SHUTDOWN WAIT_FOR_CLIENTS.
+pub fn shut_down_waiting(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    let mode = match call.argument.eq_ignore_ascii_case("WAIT_FOR_SERVERS") {
+        true => ShutdownMode::WaitForServers,
+        false => ShutdownMode::WaitForClients,
+    };
+    call.console.process.shut_down(mode);
+    done("SHUTDOWN")
+}
+
+/// WAIT_CLOSE [db].
+pub fn wait_close(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    let database = call.any_database("wait in")?;
+    Ok(Outcome::When("WAIT_CLOSE", Wait::Unmarked(database)))
+}
+
+impl Call<'_> {
+    fn refuse_while_paused(&self) -> Result<(), Fault> {
+        match self.console.bouncer.is_paused() {
+            true => Err("already suspended/paused".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The database of the argument, made from `*` if need be; none for all.
+    fn any_database(&self, verb: &str) -> Result<Option<Arc<Database>>, Fault> {
+        match self.argument {
+            "" => Ok(None),
+            CONSOLE => Err(format!("cannot {verb} admin db: {CONSOLE}").into()),
+            name => match self.console.bouncer.database(name) {
+                Some(database) => Ok(Some(database)),
+                None => Err(no_such_database(name)),
+            },
+        }
+    }
+
+    fn known_database(&self, name: &str) -> Result<Arc<Database>, Fault> {
+        let known = self.console.bouncer.known_database(name);
+        known.ok_or_else(|| no_such_database(name))
+    }
+}
+
+fn done(tag: &'static str) -> Result<Outcome, Fault> {
+    Ok(Outcome::Done(tag.into()))
+}
+
+fn no_such_database(name: &str) -> Fault {
+    Fault::Refused(format!("no such database: {name}"))
+}

@@ -1,0 +1,24 @@
+//! What the console can do to the whole process.
+
+/// What a shutdown waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutdownMode {
+    /// Nothing.
+    Immediate,
+    /// All servers to be released; clients that want one are sent away.
+    WaitForServers,
+    /// All clients to leave.
+    WaitForClients,
+}
+
+/// The process around the console.
+pub trait Process: Send + Sync {
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the log. What was in force stays.
+    fn reload(&self) -> Result<(), String>;
+
+    /// Begins to end the process. Returns at once.
+    fn shut_down(&self, mode: ShutdownMode);
+}

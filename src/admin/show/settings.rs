@@ -1,0 +1,85 @@
+//! CONFIG, STATE, and the items that are empty here.
+
+use super::result::{Column, Columns, Rows, Type, columns};
+use crate::admin::console::Console;
+use crate::config::{Pgbouncer, Section};
+
+/// Columns of CONFIG.
+pub const CONFIG: Columns = &[&columns(
+    Type::Text,
+    ["key", "value", "default", "changeable"],
+)];
+
+/// Columns of STATE.
+pub const STATE: Columns = &[&columns(Type::Text, ["key", "value"])];
+
+/// Columns of MEM.
+pub const MEM: Columns = &[
+    &columns(Type::Text, ["name"]),
+    &columns(Type::Int, ["size", "used", "free", "memtotal"]),
+];
+
+/// Columns of DNS_HOSTS.
+pub const DNS_HOSTS: Columns = &[&[
+    Column {
+        name: "hostname",
+        kind: Type::Text,
+    },
+    Column {
+        name: "ttl",
+        kind: Type::BigInt,
+    },
+    Column {
+        name: "addrs",
+        kind: Type::Text,
+    },
+]];
+
+/// Columns of DNS_ZONES.
+pub const DNS_ZONES: Columns = &[&[
+    Column {
+        name: "zonename",
+        kind: Type::Text,
+    },
+    Column {
+        name: "serial",
+        kind: Type::BigInt,
+    },
+    Column {
+        name: "count",
+        kind: Type::Int,
+    },
+]];
+
+/// SHOW CONFIG.
+pub fn config(console: &Console, rows: &mut Rows<'_>) {
+    let config = console.bouncer.config();
+    for setting in Pgbouncer::SETTINGS {
+        let value = match setting.kind.is_secret() {
+            true => Some("***".into()),
+            false => (setting.get)(&config.pgbouncer),
+        };
+        // The file it came from is the one it will be read from again.
+        let read_from = || (setting.name == "conffile").then(|| config.path.display().to_string());
+        let changeable = if setting.reloadable { "yes" } else { "no" };
+        rows.put(&[
+            setting.name.into(),
+            value.or_else(read_from).into(),
+            setting.default.into(),
+            changeable.into(),
+        ]);
+    }
+}
+
+/// SHOW STATE.
+pub fn state(console: &Console, rows: &mut Rows<'_>) {
+    let paused = console.bouncer.is_paused();
+    let yes_or_no = |it: bool| if it { "yes" } else { "no" };
+    for (key, value) in [
+        ("active", !paused),
+        ("paused", paused),
+        ("suspended", false),
+    ] {
+        rows.put(&[key.into(), yes_or_no(value).into()]);
+    }
+}
