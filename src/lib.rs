@@ -19,6 +19,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod balancer;
 pub mod client;
 pub mod config;
 pub mod gateway;

@@ -1,0 +1,180 @@
+//! One request from its arrival to the end of its answer: what is noted on the
+//! way, and counted and logged at the end, however it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use hyper::Method;
+use hyper::header::HeaderValue;
+use hyper::http::request::Parts;
+
+use super::access_log::{ATTEMPTS_MAX, Attempt, Entry, Outcome};
+use super::client::Client;
+use super::core::Core;
+use super::hygiene::X_REQUEST_ID;
+use super::metrics::{CutBy, Ended};
+use super::request_id;
+use super::route::RouteId;
+use super::upload::Received;
+
+/// nginx's status for a client that left before it was answered. Only logs
+/// and metrics see it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// A request that is being served.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    core: Arc<Core>,
+    client: Arc<Client>,
+    began: Instant,
+    received: Arc<Received>,
+    cut: Option<CutBy>,
+    /// Status of the answer, once it has one.
+    status: Option<u16>,
+    entry: Option<Entry>,
+}
+
+impl Exchange {
+    /// A request has arrived.
+    pub(crate) fn begin(core: &Arc<Core>, client: &Arc<Client>, head: &Parts) -> Exchange {
+        let time = SystemTime::now();
+        let given = head.headers.get(X_REQUEST_ID);
+        let request_id = given.and_then(request_id::of_client);
+        core.metrics.in_flight().inc();
+        Exchange {
+            began: Instant::now(),
+            received: Arc::default(),
+            cut: None,
+            status: None,
+            entry: Some(Entry {
+                time,
+                client: client.address(),
+                method: head.method.clone(),
+                target: head.uri.clone(),
+                version: head.version,
+                route: core.routes.other(),
+                status: 0,
+                bytes_in: 0,
+                bytes_out: 0,
+                duration: Duration::ZERO,
+                queued: Duration::ZERO,
+                attempts: [None; ATTEMPTS_MAX],
+                request_id: request_id.unwrap_or_else(|| core.ids.make(time)),
+                error: None,
+            }),
+            core: Arc::clone(core),
+            client: Arc::clone(client),
+        }
+    }
+
+    /// When it arrived.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> HeaderValue {
+        self.entry().request_id.clone()
+    }
+
+    /// Its route.
+    pub(crate) fn route(&self) -> RouteId {
+        self.entry().route
+    }
+
+    /// Where its body is counted.
+    pub(crate) fn received(&self) -> &Arc<Received> {
+        &self.received
+    }
+
+    /// Its route is known.
+    pub(crate) fn on_route(&mut self, route: RouteId) {
+        self.entry_mut().route = route;
+    }
+
+    /// It waited for a node.
+    pub(crate) fn waited(&mut self, wait: Duration) {
+        self.entry_mut().queued += wait;
+    }
+
+    /// An attempt has ended.
+    pub(crate) fn attempted(&mut self, node: usize, outcome: Outcome) {
+        match outcome {
+            Outcome::Answered(status) | Outcome::Sick(status) => {
+                self.core.metrics.answered(node, status);
+            }
+            Outcome::Failed(word) => self.core.metrics.unanswered(node, word),
+        }
+        let free = self.entry_mut().attempts.iter_mut().find(|it| it.is_none());
+        if let Some(place) = free {
+            *place = Some::<Attempt>((node, outcome));
+        }
+    }
+
+    /// Attempts so far.
+    pub(crate) fn attempts(&self) -> usize {
+        self.entry().attempts.iter().flatten().count()
+    }
+
+    /// The head of the answer goes out; `error` says what went wrong if the
+    /// balancer answers itself.
+    pub(crate) fn answered(&mut self, status: u16, error: Option<&'static str>) {
+        self.status = Some(status);
+        self.entry_mut().error = error;
+    }
+
+    /// A piece of the answer's body goes out.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        let entry = self.entry_mut();
+        if entry.method != Method::HEAD {
+            entry.bytes_out += bytes as u64;
+        }
+    }
+
+    /// The answer ended early; the word says why.
+    pub(crate) fn cut(&mut self, by: CutBy, error: &'static str) {
+        self.cut = Some(by);
+        self.entry_mut().error = Some(error);
+    }
+
+    fn entry(&self) -> &Entry {
+        self.entry.as_ref().expect("taken only when dropped")
+    }
+
+    fn entry_mut(&mut self) -> &mut Entry {
+        self.entry.as_mut().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Exchange {
+    /// The request has ended. Without an answer, it was the client that left.
+    fn drop(&mut self) {
+        let Some(mut entry) = self.entry.take() else {
+            return;
+        };
+        if self.status.is_none() {
+            self.cut = Some(CutBy::Client);
+            entry.error = Some("client_left");
+        }
+        entry.status = self.status.unwrap_or(CLIENT_CLOSED_REQUEST);
+        entry.duration = self.began.elapsed();
+        entry.bytes_in = self.received.bytes();
+        let metrics = &self.core.metrics;
+        if !entry.queued.is_zero() {
+            metrics.queued(entry.route, entry.queued);
+        }
+        metrics.ended(&Ended {
+            route: entry.route,
+            method: &entry.method,
+            version: entry.version,
+            status: entry.status,
+            duration: entry.duration,
+            cut: self.cut,
+        });
+        metrics.in_flight().dec();
+        self.client.end(Instant::now());
+        if self.core.log.is_on() {
+            self.core.log.write(entry, metrics);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! What of a message's headers is passed on (RFC 9110, 7.6).
+//!
+//! Fields of one hop stay on their hop, and so does every field that
+//! `Connection` names. Who the client is, is said by this balancer alone:
+//! what a client claims to have forwarded is dropped, because no list of
+//! trusted proxies exists to believe it.
+
+use std::net::IpAddr;
+
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use hyper::{StatusCode, Version};
+
+use super::policy::{Accepted, Length};
+
+/// Fields of one hop.
+static HOP_BY_HOP: [HeaderName; 7] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Fields that a client may not have removed by naming them in `Connection`:
+/// the node would judge the request without what it has to judge it by.
+static NOT_REMOVABLE: [HeaderName; 3] = [HOST, CONTENT_LENGTH, AUTHORIZATION];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// The id of a request, in both directions.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Fields that only this balancer says, or that it has dealt with.
+static OWN: [HeaderName; 8] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PROTO,
+    X_REAL_IP,
+    X_REQUEST_ID,
+    FORWARDED,
+    EXPECT,
+    PROXY_AUTHORIZATION,
+];
+
+/// The name in `Via` and `Proxy-Status`.
+pub(crate) const PSEUDONYM: &str = "pgweir";
+
+/// Where a request came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// The client's address.
+    pub(crate) client: IpAddr,
+    /// The version it speaks.
+    pub(crate) version: Version,
+}
+
+/// Makes a client's request head fit for a node. One that has no Host gets
+/// the node's, once there is a node.
+pub(crate) fn clean_request(
+    headers: &mut HeaderMap,
+    accepted: &Accepted,
+    origin: Origin,
+    id: HeaderValue,
+) {
+    strip_hop_by_hop(headers);
+    strip_look_alikes(headers);
+    for name in &OWN {
+        headers.remove(name);
+    }
+    if accepted.length == Length::Chunked {
+        headers.remove(CONTENT_LENGTH);
+    }
+    match &accepted.host {
+        Some(host) => {
+            headers.insert(HOST, host.clone());
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
+        None => {
+            headers.remove(HOST);
+        }
+    }
+    headers.insert(X_FORWARDED_FOR, address_value(origin.client));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_REQUEST_ID, id);
+    headers.append(VIA, via(origin.version));
+}
+
+/// Makes a node's answer fit for a client. `version` is the node's.
+pub(crate) fn clean_response(
+    headers: &mut HeaderMap,
+    status: StatusCode,
+    version: Version,
+    id: HeaderValue,
+) {
+    let chunked = headers.contains_key(TRANSFER_ENCODING);
+    strip_hop_by_hop(headers);
+    // RFC 9112, 6.3: the encoding overrides a length; RFC 9110, 8.6: 204 has
+    // no length.
+    if chunked || status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    }
+    headers.insert(X_REQUEST_ID, id);
+    headers.append(VIA, via(version));
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !NOT_REMOVABLE.contains(name))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// `Transfer_Encoding` becomes `TRANSFER_ENCODING` in many a gateway, as does
+/// `Transfer-Encoding`; what was dropped or set here must not come back so.
+fn strip_look_alikes(headers: &mut HeaderMap) {
+    let look_alikes: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_') && is_shadow(name))
+        .cloned()
+        .collect();
+    for name in look_alikes {
+        headers.remove(name);
+    }
+}
+
+fn is_shadow(name: &HeaderName) -> bool {
+    let plain = name.as_str().replace('_', "-");
+    let shadowed = HOP_BY_HOP.iter().chain(&OWN).chain(&NOT_REMOVABLE);
+    shadowed
+        .chain(std::iter::once(&VIA))
+        .any(|it| it.as_str() == plain)
+}
+
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 pgweir",
+        _ => "1.1 pgweir",
+    })
+}
+
+fn address_value(address: IpAddr) -> HeaderValue {
+    // A client of a dual-stack listener is an IPv4 client all the same.
+    let text = address.to_canonical().to_string();
+    HeaderValue::from_str(&text).expect("an address is printable ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::Uri;
+
+    fn map(rows: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in rows {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn request(headers: &[(&'static str, &'static str)], host: Option<&'static str>) -> HeaderMap {
+        let mut headers = map(headers);
+        let accepted = Accepted {
+            target: Uri::from_static("/"),
+            host: host.map(HeaderValue::from_static),
+            length: Length::Empty,
+        };
+        let origin = Origin {
+            client: "::ffff:192.0.2.7".parse().expect("an address"),
+            version: Version::HTTP_11,
+        };
+        let id = HeaderValue::from_static("id-1");
+        clean_request(&mut headers, &accepted, origin, id);
+        headers
+    }
+
+    const ADDED: [&str; 6] = [
+        "host",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-request-id",
+    ];
+
+    #[test]
+    fn fields_of_one_hop_and_those_connection_names_are_dropped() {
+        let headers = request(
+            &[
+                ("connection", "X-Secret, keep-alive"),
+                ("connection", "close,,x-other"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "close"),
+                ("te", "trailers"),
+                ("trailer", "x"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "websocket"),
+                ("x-secret", "1"),
+                ("x-other", "2"),
+                ("expect", "100-continue"),
+                ("proxy-authorization", "Basic x"),
+            ],
+            Some("a"),
+        );
+        assert_eq!(names(&headers), ADDED);
+    }
+
+    #[test]
+    fn a_client_cannot_have_removed_what_the_node_judges_by() {
+        let headers = request(
+            &[
+                (
+                    "connection",
+                    "Host, Content-Length, Authorization, X-Forwarded-For",
+                ),
+                ("authorization", "Bearer x"),
+                ("content-length", "0"),
+            ],
+            Some("a"),
+        );
+        for name in ["authorization", "content-length", "host", "x-forwarded-for"] {
+            assert!(headers.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_the_client_is_is_said_by_the_balancer_alone() {
+        let headers = request(
+            &[
+                ("x-forwarded-for", "203.0.113.1"),
+                ("x-forwarded-for", "203.0.113.2"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "evil"),
+                ("x-real-ip", "203.0.113.1"),
+                ("forwarded", "for=203.0.113.1"),
+                ("via", "1.1 front"),
+            ],
+            Some("a:80"),
+        );
+        assert_eq!(names(&headers), ADDED);
+        for (name, values) in [
+            ("x-forwarded-for", &["192.0.2.7"][..]),
+            ("x-forwarded-proto", &["http"]),
+            ("x-forwarded-host", &["a:80"]),
+            ("x-request-id", &["id-1"]),
+            ("host", &["a:80"]),
+            ("via", &["1.1 front", "1.1 pgweir"]),
+        ] {
+            let found: Vec<_> = headers.get_all(name).iter().collect();
+            assert_eq!(found, values, "{name}");
+        }
+    }
+
+    #[test]
+    fn look_alikes_of_framing_and_forwarding_fields_are_dropped_and_others_kept() {
+        let headers = request(
+            &[
+                ("transfer_encoding", "chunked"),
+                ("content_length", "5"),
+                ("x_forwarded_for", "203.0.113.1"),
+                ("x_request-id", "x"),
+                ("authorization_", "x"),
+                ("my_field", "x"),
+            ],
+            Some("a"),
+        );
+        let kept: Vec<_> = names(&headers)
+            .into_iter()
+            .filter(|name| name.contains('_'))
+            .collect();
+        assert_eq!(kept, ["authorization_", "my_field"]);
+    }
+
+    #[test]
+    fn a_request_without_a_host_is_given_none() {
+        let headers = request(&[("host", "")], None);
+        assert!(!headers.contains_key("host"));
+        assert!(!headers.contains_key("x-forwarded-host"));
+    }
+
+    #[test]
+    fn an_answer_keeps_its_length_unless_its_framing_says_otherwise() {
+        let clean = |rows: &[(&'static str, &'static str)], status| {
+            let mut headers = map(rows);
+            let id = HeaderValue::from_static("id-1");
+            clean_response(&mut headers, status, Version::HTTP_11, id);
+            headers
+        };
+        let rows = [
+            ("content-length", "5"),
+            ("connection", "close, x-secret"),
+            ("x-secret", "1"),
+            ("server", "bingo"),
+        ];
+        let headers = clean(&rows, StatusCode::OK);
+        assert_eq!(
+            names(&headers),
+            ["content-length", "server", "via", "x-request-id"]
+        );
+        let headers = clean(&rows, StatusCode::NO_CONTENT);
+        assert_eq!(names(&headers), ["server", "via", "x-request-id"]);
+        let chunked = [("content-length", "5"), ("transfer-encoding", "chunked")];
+        let headers = clean(&chunked, StatusCode::OK);
+        assert_eq!(names(&headers), ["via", "x-request-id"]);
+    }
+}

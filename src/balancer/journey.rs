@@ -1,0 +1,280 @@
+//! Getting a request answered: choose a node, try it, and if that fails,
+//! decide whether the request may be sent again and where.
+//!
+//! A request is tried once on each node at most. Two things are no trial of a
+//! node: a kept connection that broke (the node gets a second chance on a
+//! fresh one, when no other node is left), and nodes that could not be reached
+//! (when there is no other, the request waits for one to come up, for
+//! `queue_timeout` at most, and starts afresh).
+//!
+//! A 5xx answer makes its node suspect, and the node is checked at once. If
+//! the request may be repeated (see [`retry`]) and another node serves, the
+//! answer is held back until that check has ended, for [`Core`]'s
+//! `verdict_timeout` at most. If the check is bad, the answer is dropped and
+//! the request goes to the other node; otherwise the answer is passed on. A
+//! request that may not be repeated gets its 5xx at once.
+//!
+//! While a request waits for its answer, its node may go down. If it may be
+//! repeated and another node serves, it is moved there at once; otherwise it
+//! goes on waiting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::access_log::{ATTEMPTS_MAX, Outcome};
+use super::attempt::{Answered, Miss, NodeRequest, attempt};
+use super::core::Core;
+use super::exchange::Exchange;
+use super::failure::Failure;
+use super::health::Event;
+use super::metrics::Shed;
+use super::nodes::{NoNode, Permit};
+use super::queue::NodeSet;
+use super::retry::{self, Progress, Proof};
+use super::upload::Upload;
+
+/// How often a request may be sent when nobody knows whether it arrived: one
+/// that kills nodes is not to kill them again as they come back.
+const DELIVERIES_MAX: usize = 3;
+
+/// A request on its way.
+struct Journey<'a> {
+    core: &'a Arc<Core>,
+    exchange: &'a mut Exchange,
+    request: NodeRequest,
+    safe: bool,
+    /// Nodes that failed it.
+    failed: NodeSet,
+    /// Those of them where only a kept connection broke.
+    second_chance: NodeSet,
+    /// Nodes that are asked on fresh connections only.
+    fresh: NodeSet,
+    /// Attempts that may have been delivered.
+    deliveries: usize,
+    /// What allows the next attempt, if it is not the first.
+    proof: Option<Proof>,
+    /// The last failure.
+    failure: Option<Failure>,
+    /// How often nodes had come up when the nodes were first tried.
+    comebacks: u64,
+    /// Until when it waits for a node to come up.
+    hopes_until: Option<Instant>,
+}
+
+/// Has a request answered.
+///
+/// # Errors
+/// No node answered it, and it may not be sent again.
+pub(crate) async fn answer(
+    core: &Arc<Core>,
+    exchange: &mut Exchange,
+    request: NodeRequest,
+    mut body: Upload,
+) -> Result<Answered, Failure> {
+    let mut journey = Journey {
+        safe: retry::is_safe(&request.method),
+        comebacks: core.nodes.comebacks(),
+        core,
+        exchange,
+        request,
+        failed: NodeSet::default(),
+        second_chance: NodeSet::default(),
+        fresh: NodeSet::default(),
+        deliveries: 0,
+        proof: None,
+        failure: None,
+        hopes_until: None,
+    };
+    loop {
+        let permit = journey.next_node().await?;
+        let node = permit.node();
+        let fresh = journey.fresh.contains(node);
+        let again = body.again();
+        let leave = journey.leave(node, again.is_some());
+        let began = Instant::now();
+        let result = attempt(core, &journey.request, body, permit, fresh, leave).await;
+        body = match result {
+            Ok(answered) => match journey.examine(answered, began, again).await {
+                Ok(answered) => return Ok(answered),
+                Err(again) => again,
+            },
+            Err(miss) => journey.missed(node, began, miss, again)?,
+        };
+    }
+}
+
+impl Journey<'_> {
+    /// A permit for the node to try next.
+    async fn next_node(&mut self) -> Result<Permit, Failure> {
+        let nodes = &self.core.nodes;
+        loop {
+            let mut waited = Duration::ZERO;
+            let deadline = self.request.deadline;
+            let granted = nodes.acquire(self.failed, deadline, &mut waited).await;
+            self.exchange.waited(waited);
+            match granted {
+                Ok(permit) => {
+                    if let Some(proof) = self.proof.take() {
+                        let route = self.exchange.route();
+                        self.core.metrics.retried(route, proof);
+                    }
+                    return Ok(permit);
+                }
+                Err(NoNode::Shed(shed)) => return Err(self.shed(shed)),
+                Err(NoNode::Nobody) => self.start_afresh().await?,
+            }
+        }
+    }
+
+    /// All nodes that serve have failed: gives those a second chance that
+    /// deserve one, or waits for one to come up.
+    async fn start_afresh(&mut self) -> Result<(), Failure> {
+        if self.failed.meets(self.second_chance) {
+            self.fresh = self.second_chance;
+            self.failed = self.failed.without(self.second_chance);
+            self.second_chance = NodeSet::default();
+            return Ok(());
+        }
+        match self.failure {
+            None | Some(Failure::Connect(_)) => {}
+            Some(failure) => return Err(failure),
+        }
+        let nodes = &self.core.nodes;
+        let hopes_until = self
+            .hopes_until
+            .get_or_insert_with(|| nodes.queue_deadline());
+        let deadline = self.request.deadline.min(*hopes_until);
+        let began = Instant::now();
+        let comeback = nodes.comeback(self.comebacks, deadline).await;
+        self.exchange.waited(began.elapsed());
+        match comeback {
+            Ok(()) => {
+                self.comebacks = nodes.comebacks();
+                self.failed = NodeSet::default();
+                Ok(())
+            }
+            Err(Shed::QueueTimeout) => Err(Failure::NoNode),
+            Err(full) => Err(self.shed(full)),
+        }
+    }
+
+    fn shed(&self, shed: Shed) -> Failure {
+        self.core.metrics.shed(shed);
+        Failure::Shed(shed)
+    }
+
+    /// Ready when the request has to leave its node, because that went down
+    /// and another one can be asked.
+    fn leave(&self, node: usize, can_again: bool) -> impl Future<Output = ()> + use<> {
+        let may_again = self.proof_of(Progress::Ambiguous).is_some();
+        let trips = (can_again && may_again).then(|| self.core.nodes.trips(node));
+        let mut others = self.failed;
+        others.insert(node);
+        let nodes = Arc::clone(&self.core.nodes);
+        async move {
+            if let Some(mut trips) = trips {
+                while trips.changed().await.is_ok() {
+                    if nodes.serves(others) {
+                        return;
+                    }
+                }
+            }
+            std::future::pending().await
+        }
+    }
+
+    fn proof_of(&self, progress: Progress) -> Option<Proof> {
+        retry::proof(progress, self.safe, self.request.replay)
+    }
+
+    /// An attempt has failed. The body to send again, if it may be.
+    fn missed(
+        &mut self,
+        node: usize,
+        began: Instant,
+        miss: Miss,
+        again: Option<Upload>,
+    ) -> Result<Upload, Failure> {
+        self.exchange.attempted(node, Outcome::Failed(miss.label));
+        if let Some(event) = miss.event {
+            self.core.nodes.report(node, event, began);
+        }
+        let failure = miss.failure;
+        if matches!(failure, Failure::Refused(_) | Failure::Deadline(_)) {
+            return Err(failure);
+        }
+        let may_again = self.proof_of(miss.progress);
+        let (Some(proof), Some(body)) = (may_again, miss.body.or(again)) else {
+            if miss.progress == Progress::Ambiguous {
+                self.core.metrics.replay_refused(self.exchange.route());
+            }
+            return Err(failure);
+        };
+        if miss.reused {
+            self.second_chance.insert(node);
+        }
+        self.go_on(node, miss.progress, failure, proof)?;
+        Ok(body)
+    }
+
+    /// Passes an answer on, or takes it as a sign of a sick node: then the
+    /// body to send again.
+    async fn examine(
+        &mut self,
+        answered: Answered,
+        began: Instant,
+        again: Option<Upload>,
+    ) -> Result<Answered, Upload> {
+        let node = answered.permit.node();
+        let status = answered.response.status().as_u16();
+        if is_suspicious(status) {
+            self.core.nodes.report(node, Event::RequestFailed, began);
+            let may_again = self.proof_of(Progress::AnsweredSick);
+            if let (Some(proof), Some(body)) = (may_again, again)
+                && self.is_sick(node).await
+                && self
+                    .go_on(node, Progress::AnsweredSick, Failure::Sick, proof)
+                    .is_ok()
+            {
+                self.exchange.attempted(node, Outcome::Sick(status));
+                return Err(body);
+            }
+        }
+        self.exchange.attempted(node, Outcome::Answered(status));
+        Ok(answered)
+    }
+
+    /// Whether a check made now finds the node sick, if there is another.
+    async fn is_sick(&self, node: usize) -> bool {
+        let mut others = self.failed;
+        others.insert(node);
+        let nodes = &self.core.nodes;
+        let now = Instant::now();
+        let until = self.request.deadline.min(now + self.core.verdict_timeout);
+        nodes.serves(others) && nodes.found_sick(node, now, until).await
+    }
+
+    /// Notes that the request goes on to another node.
+    fn go_on(
+        &mut self,
+        node: usize,
+        progress: Progress,
+        failure: Failure,
+        proof: Proof,
+    ) -> Result<(), Failure> {
+        self.deliveries += usize::from(!progress.is_undelivered());
+        if self.exchange.attempts() >= ATTEMPTS_MAX || self.deliveries >= DELIVERIES_MAX {
+            return Err(failure);
+        }
+        self.failed.insert(node);
+        self.failure = Some(failure);
+        self.proof = Some(proof);
+        Ok(())
+    }
+}
+
+/// Answers that a sick node gives. 501 and the like are about the request,
+/// and 429 is the node's own limiter.
+fn is_suspicious(status: u16) -> bool {
+    matches!(status, 500 | 502 | 503 | 504)
+}

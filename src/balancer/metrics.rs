@@ -1,0 +1,509 @@
+//! What the balancer counts.
+//!
+//! Every label value is known when the balancer is built: routes, nodes and
+//! the words below. Handles are looked up once; counting is an atomic add.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use hyper::{Method, Version};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use super::health::State;
+use super::recent::Recent;
+use super::refusal::Refusal;
+use super::retry::Proof;
+use super::route::{RouteId, Routes};
+
+/// Upper edges of the latency histograms, in seconds. 0.4 s and 1 s are what
+/// the application is measured by.
+const EDGES: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.5, 5.0, 10.0, 20.0,
+];
+
+/// Methods with a label of their own; the rest is `other`.
+const METHODS: [Method; 7] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+
+/// Status codes whose handles are kept; others are looked up each time.
+const CODES: [u16; 24] = [
+    200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 405, 408, 409, 413, 429, 499,
+    500, 501, 502, 503, 504,
+];
+
+const PROTOCOLS: [&str; 2] = ["http/1.0", "http/1.1"];
+
+/// Why a request was not let wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shed {
+    /// `queue_size` requests waited already.
+    QueueFull,
+    /// It waited for `queue_timeout`.
+    QueueTimeout,
+}
+
+/// Who cut an answer short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CutBy {
+    /// The node, or a deadline on it.
+    Node,
+    /// The client went away.
+    Client,
+}
+
+/// All counters.
+pub(crate) struct Metrics {
+    families: Families,
+    routes: Vec<RouteMetrics>,
+    nodes: Vec<NodeMetrics>,
+    refused: Vec<IntCounter>,
+    shed: [IntCounter; 2],
+    begun: Instant,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    recent: Recent,
+}
+
+/// A route's handles.
+#[derive(Debug)]
+struct RouteMetrics {
+    name: String,
+    duration: Histogram,
+    queued: Histogram,
+    retries: [IntCounter; Proof::ALL.len()],
+    replay_refused: IntCounter,
+    cut: [IntCounter; 2],
+    /// By protocol, method and code.
+    requests: Box<[OnceLock<IntCounter>]>,
+}
+
+/// A node's handles.
+#[derive(Debug)]
+pub(crate) struct NodeMetrics {
+    name: String,
+    /// Requests at the node.
+    pub(crate) in_flight: IntGauge,
+    /// Time to the head of an answer.
+    pub(crate) answer: Histogram,
+    /// Connections made.
+    pub(crate) connections: IntCounter,
+    /// Good checks, bad checks.
+    pub(crate) checks: [IntCounter; 2],
+    states: [IntGauge; State::ALL.len()],
+    codes: [OnceLock<IntCounter>; CODES.len()],
+}
+
+/// One family for each metric.
+struct Families {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    queued: HistogramVec,
+    retries: IntCounterVec,
+    replay_refused: IntCounterVec,
+    cut: IntCounterVec,
+    refused: IntCounterVec,
+    unread: IntCounter,
+    shed: IntCounterVec,
+    in_flight: IntGauge,
+    queue: IntGauge,
+    clients: IntGauge,
+    log_dropped: IntCounter,
+    node_requests: IntCounterVec,
+    node_answer: HistogramVec,
+    node_in_flight: IntGaugeVec,
+    node_state: IntGaugeVec,
+    node_connections: IntCounterVec,
+    node_checks: IntCounterVec,
+    /// The same once more, to be registered.
+    all: Arc<Vec<Box<dyn Collector>>>,
+}
+
+impl Families {
+    #[rustfmt::skip]
+    fn new() -> prometheus::Result<Families> {
+        let mut all = Vec::new();
+        Ok(Families {
+            requests: kept(&mut all, counters("pgweir_http_requests_total", "Requests, when their answer has ended.", &["route", "method", "code", "proto"]))?,
+            duration: kept(&mut all, histograms("pgweir_http_request_duration_seconds", "From a request's arrival to the end of its answer.", &["route"]))?,
+            queued: kept(&mut all, histograms("pgweir_http_queue_seconds", "Time a request waited for a node, if it waited.", &["route"]))?,
+            retries: kept(&mut all, counters("pgweir_http_retries_total", "Requests sent again, by what allowed it.", &["route", "proof"]))?,
+            replay_refused: kept(&mut all, counters("pgweir_http_replay_refused_total", "Failed requests that were not sent again because they may have been delivered.", &["route"]))?,
+            cut: kept(&mut all, counters("pgweir_http_responses_cut_total", "Answers that ended early, by who ended them.", &["route", "by"]))?,
+            refused: kept(&mut all, counters("pgweir_http_refused_total", "Requests refused without asking a node.", &["reason"]))?,
+            unread: kept(&mut all, IntCounter::new("pgweir_http_unreadable_total", "Connections ended because what came was not HTTP, or not in time."))?,
+            shed: kept(&mut all, counters("pgweir_http_shed_total", "Requests refused because every node was busy.", &["reason"]))?,
+            in_flight: kept(&mut all, IntGauge::new("pgweir_http_requests_in_flight", "Requests whose answer has not ended."))?,
+            queue: kept(&mut all, IntGauge::new("pgweir_http_queue_length", "Requests waiting for a node."))?,
+            clients: kept(&mut all, IntGauge::new("pgweir_http_client_connections", "Open client connections."))?,
+            log_dropped: kept(&mut all, IntCounter::new("pgweir_http_access_log_dropped_total", "Access log lines dropped because the writer was behind."))?,
+            node_requests: kept(&mut all, counters("pgweir_http_upstream_requests_total", "Attempts at a node, by status code or by how far they came.", &["upstream", "code"]))?,
+            node_answer: kept(&mut all, histograms("pgweir_http_upstream_answer_seconds", "From sending a request to the head of its answer.", &["upstream"]))?,
+            node_in_flight: kept(&mut all, gauges("pgweir_http_upstream_in_flight", "Requests at a node.", &["upstream"]))?,
+            node_state: kept(&mut all, gauges("pgweir_http_upstream_state", "1 for the state a node is in.", &["upstream", "state"]))?,
+            node_connections: kept(&mut all, counters("pgweir_http_upstream_connections_total", "Connections made for requests.", &["upstream"]))?,
+            node_checks: kept(&mut all, counters("pgweir_http_upstream_checks_total", "Health checks.", &["upstream", "result"]))?,
+            all: Arc::new(all),
+        })
+    }
+}
+
+/// Puts a family on the list of all.
+fn kept<C: Collector + Clone + 'static>(
+    all: &mut Vec<Box<dyn Collector>>,
+    family: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let family = family?;
+    all.push(Box::new(family.clone()));
+    Ok(family)
+}
+
+/// All families as one collector.
+struct All(Arc<Vec<Box<dyn Collector>>>);
+
+impl Collector for All {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.iter().flat_map(|family| family.desc()).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.0.iter().flat_map(|family| family.collect()).collect()
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn histograms(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(
+        HistogramOpts::new(name, help).buckets(EDGES.to_vec()),
+        labels,
+    )
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Counters for these routes and nodes, all zero.
+    pub(crate) fn new(routes: &Routes, nodes: &[&str]) -> prometheus::Result<Metrics> {
+        let families = Families::new()?;
+        let refused =
+            Refusal::ALL.map(|it| families.refused.with_label_values(&[it.notice().label]));
+        Ok(Metrics {
+            routes: routes
+                .iter()
+                .map(|it| RouteMetrics::new(&families, &it.name))
+                .collect(),
+            nodes: nodes
+                .iter()
+                .map(|it| NodeMetrics::new(&families, it))
+                .collect(),
+            refused: refused.into(),
+            shed: ["queue_full", "queue_timeout"].map(|it| families.shed.with_label_values(&[it])),
+            families,
+            begun: Instant::now(),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            recent: Recent::new(),
+        })
+    }
+
+    /// Offers everything to a registry.
+    ///
+    /// # Errors
+    /// The registry has one of the names already.
+    pub(crate) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(All(Arc::clone(&self.families.all))))
+    }
+
+    /// A node's handles.
+    pub(crate) fn node(&self, node: usize) -> &NodeMetrics {
+        &self.nodes[node]
+    }
+
+    /// Requests whose answer has not ended.
+    pub(crate) fn in_flight(&self) -> &IntGauge {
+        &self.families.in_flight
+    }
+
+    /// Requests waiting for a node.
+    pub(crate) fn queue(&self) -> &IntGauge {
+        &self.families.queue
+    }
+
+    /// Open client connections.
+    pub(crate) fn clients(&self) -> &IntGauge {
+        &self.families.clients
+    }
+
+    /// Access log lines dropped.
+    pub(crate) fn log_dropped(&self) -> &IntCounter {
+        &self.families.log_dropped
+    }
+
+    /// Connections that ended without a readable request.
+    pub(crate) fn unread(&self) -> &IntCounter {
+        &self.families.unread
+    }
+
+    /// A request was refused without asking a node.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        self.refused[refusal as usize].inc();
+    }
+
+    /// A request was refused because every node was busy.
+    pub(crate) fn shed(&self, shed: Shed) {
+        self.shed[shed as usize].inc();
+    }
+
+    /// A request is sent again.
+    pub(crate) fn retried(&self, route: RouteId, proof: Proof) {
+        self.routes[route.0].retries[proof as usize].inc();
+    }
+
+    /// A failed request may have been delivered and is not sent again.
+    pub(crate) fn replay_refused(&self, route: RouteId) {
+        self.routes[route.0].replay_refused.inc();
+    }
+
+    /// A request got its node after a wait.
+    pub(crate) fn queued(&self, route: RouteId, wait: Duration) {
+        self.routes[route.0].queued.observe(wait.as_secs_f64());
+    }
+
+    /// An answer has ended. It is an error if the balancer or a node failed,
+    /// not if the client did.
+    pub(crate) fn ended(&self, ended: &Ended<'_>) {
+        let route = &self.routes[ended.route.0];
+        route.duration.observe(ended.duration.as_secs_f64());
+        route.count(&self.families.requests, ended);
+        if let Some(by) = ended.cut {
+            route.cut[by as usize].inc();
+        }
+        self.requests.fetch_add(1, Relaxed);
+        if ended.status >= 500 || ended.cut == Some(CutBy::Node) {
+            self.errors.fetch_add(1, Relaxed);
+        }
+        self.recent.record(self.begun.elapsed(), ended.duration);
+    }
+
+    /// Requests that ended, and how many of them were errors.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.requests.load(Relaxed), self.errors.load(Relaxed))
+    }
+
+    /// Median and ninth decile of the last seconds' durations.
+    pub(crate) fn recent(&self) -> Option<[Duration; 2]> {
+        self.recent.quantiles(self.begun.elapsed(), [0.5, 0.9])
+    }
+
+    /// An attempt at a node was answered with this status.
+    pub(crate) fn answered(&self, node: usize, status: u16) {
+        let metrics = &self.nodes[node];
+        let look_up = || {
+            let labels = [metrics.name.as_str(), &status.to_string()];
+            self.families.node_requests.with_label_values(&labels)
+        };
+        match CODES.binary_search(&status) {
+            Ok(place) => metrics.codes[place].get_or_init(look_up).inc(),
+            Err(_) => look_up().inc(),
+        }
+    }
+
+    /// An attempt at a node was not answered.
+    pub(crate) fn unanswered(&self, node: usize, label: &str) {
+        let labels = [self.nodes[node].name.as_str(), label];
+        self.families.node_requests.with_label_values(&labels).inc();
+    }
+}
+
+/// A request at its end.
+#[derive(Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) route: RouteId,
+    pub(crate) method: &'a Method,
+    pub(crate) version: Version,
+    pub(crate) status: u16,
+    pub(crate) duration: Duration,
+    pub(crate) cut: Option<CutBy>,
+}
+
+impl RouteMetrics {
+    fn new(families: &Families, name: &str) -> RouteMetrics {
+        let handles = PROTOCOLS.len() * (METHODS.len() + 1) * CODES.len();
+        RouteMetrics {
+            name: name.to_owned(),
+            duration: families.duration.with_label_values(&[name]),
+            queued: families.queued.with_label_values(&[name]),
+            retries: Proof::ALL
+                .map(|proof| families.retries.with_label_values(&[name, proof.label()])),
+            replay_refused: families.replay_refused.with_label_values(&[name]),
+            cut: ["node", "client"].map(|by| families.cut.with_label_values(&[name, by])),
+            requests: (0..handles).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    fn count(&self, family: &IntCounterVec, ended: &Ended<'_>) {
+        let method = METHODS.iter().position(|it| it == ended.method);
+        let protocol = usize::from(ended.version != Version::HTTP_10);
+        let look_up = || {
+            let code = ended.status.to_string();
+            let word = method.map_or("other", |it| METHODS[it].as_str());
+            family.with_label_values(&[self.name.as_str(), word, &code, PROTOCOLS[protocol]])
+        };
+        match CODES.binary_search(&ended.status) {
+            Ok(code) => {
+                let method = method.unwrap_or(METHODS.len());
+                let place = (protocol * (METHODS.len() + 1) + method) * CODES.len() + code;
+                self.requests[place].get_or_init(look_up).inc();
+            }
+            Err(_) => look_up().inc(),
+        }
+    }
+}
+
+impl NodeMetrics {
+    fn new(families: &Families, name: &str) -> NodeMetrics {
+        let state = |state: State| {
+            families
+                .node_state
+                .with_label_values(&[name, state.label()])
+        };
+        let metrics = NodeMetrics {
+            name: name.to_owned(),
+            in_flight: families.node_in_flight.with_label_values(&[name]),
+            answer: families.node_answer.with_label_values(&[name]),
+            connections: families.node_connections.with_label_values(&[name]),
+            checks: ["good", "bad"].map(|it| families.node_checks.with_label_values(&[name, it])),
+            states: State::ALL.map(state),
+            codes: [const { OnceLock::new() }; CODES.len()],
+        };
+        metrics.is_in(State::Suspect);
+        metrics
+    }
+
+    /// The node is in this state now.
+    pub(crate) fn is_in(&self, state: State) {
+        for (row, gauge) in State::ALL.iter().zip(&self.states) {
+            gauge.set(i64::from(*row == state));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn metrics() -> (Metrics, RouteId) {
+        let routes = Routes::new(&BTreeMap::new(), Duration::ZERO).expect("no routes are good");
+        let metrics = Metrics::new(&routes, &["a"]).expect("names and labels fit");
+        (metrics, routes.other())
+    }
+
+    fn exposition(metrics: &Metrics) -> String {
+        let registry = Registry::new();
+        metrics.register(&registry).expect("each name is new");
+        prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .expect("text")
+    }
+
+    fn end(metrics: &Metrics, route: RouteId, method: &Method, status: u16, cut: Option<CutBy>) {
+        metrics.ended(&Ended {
+            route,
+            method,
+            version: Version::HTTP_11,
+            status,
+            duration: Duration::from_millis(400),
+            cut,
+        });
+    }
+
+    #[test]
+    fn requests_are_counted_by_route_method_code_and_protocol() {
+        let (metrics, route) = metrics();
+        end(&metrics, route, &Method::GET, 200, None);
+        end(&metrics, route, &Method::GET, 200, None);
+        end(&metrics, route, &Method::GET, 418, None);
+        end(&metrics, route, &Method::TRACE, 405, None);
+        let text = exposition(&metrics);
+        let row = |method: &str, code: u16, count: u64| {
+            format!(
+                "pgweir_http_requests_total{{code=\"{code}\",method=\"{method}\",\
+                 proto=\"http/1.1\",route=\"other\"}} {count}\n"
+            )
+        };
+        for row in [row("GET", 200, 2), row("GET", 418, 1), row("other", 405, 1)] {
+            assert!(text.contains(&row), "{row} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_required_latencies_are_bucket_edges() {
+        let (metrics, route) = metrics();
+        end(&metrics, route, &Method::GET, 200, None);
+        let text = exposition(&metrics);
+        for (edge, count) in [("0.3", 0), ("0.4", 1), ("1", 1)] {
+            let row = format!(
+                "pgweir_http_request_duration_seconds_bucket{{route=\"other\",le=\"{edge}\"}} {count}\n"
+            );
+            assert!(text.contains(&row), "{row} in {text}");
+        }
+    }
+
+    #[test]
+    fn errors_are_the_balancers_and_the_nodes_not_the_clients() {
+        let (metrics, route) = metrics();
+        for (status, cut) in [
+            (200, None),
+            (404, None),
+            (499, Some(CutBy::Client)),
+            (500, None),
+            (503, None),
+            (200, Some(CutBy::Node)),
+        ] {
+            end(&metrics, route, &Method::GET, status, cut);
+        }
+        assert_eq!(metrics.totals(), (6, 3));
+    }
+
+    #[test]
+    fn a_node_is_in_one_state() {
+        let (metrics, _) = metrics();
+        metrics.node(0).is_in(State::Down);
+        let text = exposition(&metrics);
+        for (state, value) in [("up", 0), ("suspect", 0), ("down", 1)] {
+            let row =
+                format!("pgweir_http_upstream_state{{state=\"{state}\",upstream=\"a\"}} {value}\n");
+            assert!(text.contains(&row), "{row} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_codes_with_handles_are_sorted() {
+        assert!(CODES.is_sorted());
+    }
+}

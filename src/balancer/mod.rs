@@ -1,0 +1,316 @@
+//! The HTTP balancer: a thin reverse proxy in front of a few equal nodes of
+//! one application, whose death it hides.
+//!
+//! A request's way: `server` accepts the client and has hyper read the request,
+//! while `framing` looks on; `policy` judges it, `route` names it, `hygiene`
+//! cleans its headers, `upload` takes its body; `journey` gets a node from
+//! `nodes`, makes an `attempt`, and if that fails asks `retry` whether it may
+//! make another; `download` passes the answer on, and when that has ended,
+//! `exchange` counts and logs the request.
+//!
+//! What decides is pure, with time as an argument: `policy`, `route`,
+//! `framing`, `health`, `queue`, `retry`. What waits has a deadline, what
+//! queues has a bound.
+//!
+//! Today it speaks HTTP/1.1 and 1.0 to clients and HTTP/1.1 to nodes.
+
+mod access_log;
+mod attempt;
+mod check;
+mod client;
+mod connection;
+mod core;
+mod download;
+mod exchange;
+mod failure;
+mod framing;
+mod health;
+mod hygiene;
+mod journey;
+mod metrics;
+mod node;
+mod nodes;
+mod policy;
+mod queue;
+mod recent;
+mod refusal;
+mod request_id;
+mod retry;
+mod route;
+mod server;
+mod service;
+mod timer;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::config;
+use crate::net::{ListenError, tcp_listener};
+
+use self::access_log::{AccessLog, Names};
+use self::check::{HealthCheck, keep_checking};
+use self::client::Patience;
+use self::core::Core;
+use self::metrics::Metrics;
+use self::node::{Keeping, Node};
+use self::nodes::Nodes;
+use self::queue::NODES_MAX;
+use self::request_id::RequestIds;
+use self::route::Routes;
+use self::server::{CLIENTS_MAX, Phase, accept};
+
+/// Connections the kernel holds for this process to accept.
+const BACKLOG: i32 = 1024;
+
+/// What stands for a zero timeout, which means "no limit": every wait has a
+/// deadline.
+const NO_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Time for connections to close after they were told to.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A balancer that listens and is ready to run.
+#[derive(Debug)]
+pub struct Balancer {
+    core: Arc<Core>,
+    check: HealthCheck,
+    listeners: Vec<std::net::TcpListener>,
+    drain_timeout: Duration,
+}
+
+/// Sees how a balancer is doing while it runs.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    metrics: Arc<Metrics>,
+    nodes: Arc<Nodes>,
+}
+
+/// How a balancer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Requests whose answer has ended.
+    pub requests: u64,
+    /// Those answered with a status of 500 or above, or cut by a node.
+    pub errors: u64,
+    /// Median duration of the last five seconds' requests.
+    pub p50: Option<Duration>,
+    /// Ninth decile of the same.
+    pub p90: Option<Duration>,
+    /// Nodes whose checks are good.
+    pub healthy_nodes: usize,
+    /// All nodes.
+    pub nodes: usize,
+}
+
+impl Balancer {
+    /// Looks up the nodes, opens the access log and listens. Blocks for the
+    /// look-ups; accepts nobody before [`Balancer::run`].
+    ///
+    /// # Errors
+    /// What cannot be had, with the setting that asks for it.
+    pub fn bind(settings: &config::Balancer) -> io::Result<Balancer> {
+        let settings = &with_limits(settings);
+        let routes = Routes::new(&settings.routes, settings.request_timeout)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let check = HealthCheck::new(&settings.health)
+            .map_err(|error| invalid("balancer.health.path", &error.to_string()))?;
+        let nodes = look_up(settings)?;
+        let names: Vec<&str> = settings.nodes.keys().map(String::as_str).collect();
+        let metrics = Metrics::new(&routes, &names).map_err(io::Error::other)?;
+        let metrics = Arc::new(metrics);
+        let log = open_log(settings, &routes)?;
+        let drain_timeout = routes.iter().map(|it| it.timeout).max();
+        let core = Core {
+            nodes: Arc::new(Nodes::new(settings, nodes, Arc::clone(&metrics))),
+            metrics,
+            log,
+            ids: RequestIds::new()?,
+            upload: upload::Limits {
+                max_body: settings.max_body,
+                idle: settings.body_timeout,
+            },
+            patience: Patience {
+                head: settings.header_timeout,
+                idle: settings.keepalive_timeout,
+                write: settings.body_timeout,
+            },
+            body_timeout: settings.body_timeout,
+            verdict_timeout: settings.health.timeout + settings.health.fast_interval,
+            routes,
+        };
+        Ok(Balancer {
+            core: Arc::new(core),
+            check,
+            listeners: listen(&settings.listen)?,
+            drain_timeout: drain_timeout.unwrap_or(settings.request_timeout),
+        })
+    }
+
+    /// Where it listens, in the order of the setting; with the ports the
+    /// system chose for those that were given as 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let address = |it: &std::net::TcpListener| it.local_addr().ok();
+        self.listeners.iter().filter_map(address).collect()
+    }
+
+    /// Offers its counters (`pgweir_http_*`) to a registry.
+    ///
+    /// # Errors
+    /// The registry has one of the names already.
+    pub fn register(&self, registry: &prometheus::Registry) -> prometheus::Result<()> {
+        self.core.metrics.register(registry)
+    }
+
+    /// Sees how it is doing, also while it runs.
+    pub fn observer(&self) -> Observer {
+        Observer {
+            metrics: Arc::clone(&self.core.metrics),
+            nodes: Arc::clone(&self.core.nodes),
+        }
+    }
+
+    /// Serves until `shutdown` is done. Then accepts nobody any more, lets
+    /// requests finish until their deadlines, and closes what is left.
+    /// Dropping the future closes everything at once.
+    ///
+    /// # Errors
+    /// The runtime takes no more sockets.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let slots = Arc::new(Semaphore::new(CLIENTS_MAX as usize));
+        let mut tasks = JoinSet::new();
+        for node in 0..self.core.nodes.len() {
+            let nodes = Arc::clone(&self.core.nodes);
+            tasks.spawn(keep_checking(nodes, node, self.check.clone()));
+        }
+        for listener in self.listeners {
+            let listener = TcpListener::from_std(listener)?;
+            let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
+            tasks.spawn(accept(listener, core, slots, phases.clone()));
+        }
+        shutdown.await;
+        phase.send_replace(Phase::Draining);
+        tracing::info!("HTTP clients are let finish");
+        let all_gone = slots.acquire_many(CLIENTS_MAX);
+        if tokio::time::timeout(self.drain_timeout, all_gone)
+            .await
+            .is_err()
+        {
+            tracing::warn!("closing HTTP clients that did not finish in time");
+            phase.send_replace(Phase::Closing);
+            let all_gone = slots.acquire_many(CLIENTS_MAX);
+            let _left = tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await;
+        }
+        tasks.shutdown().await;
+        Ok(())
+    }
+}
+
+impl Observer {
+    /// How it is doing now. Cheap enough for a line a second.
+    pub fn snapshot(&self) -> Snapshot {
+        let Observer { metrics, nodes } = self;
+        let (requests, errors) = metrics.totals();
+        let recent = metrics.recent();
+        Snapshot {
+            requests,
+            errors,
+            p50: recent.map(|[p50, _]| p50),
+            p90: recent.map(|[_, p90]| p90),
+            healthy_nodes: nodes.up(),
+            nodes: nodes.len(),
+        }
+    }
+}
+
+/// The settings with limits where they say there is none.
+fn with_limits(settings: &config::Balancer) -> config::Balancer {
+    let mut settings = settings.clone();
+    for timeout in [
+        &mut settings.connect_timeout,
+        &mut settings.request_timeout,
+        &mut settings.header_timeout,
+        &mut settings.keepalive_timeout,
+        &mut settings.body_timeout,
+        &mut settings.queue_timeout,
+        &mut settings.health.timeout,
+    ]
+    .into_iter()
+    .chain(settings.routes.values_mut().flat_map(|it| &mut it.timeout))
+    {
+        if timeout.is_zero() {
+            *timeout = NO_LIMIT;
+        }
+    }
+    settings
+}
+
+fn look_up(settings: &config::Balancer) -> io::Result<Vec<Node>> {
+    if !(1..=NODES_MAX).contains(&settings.nodes.len()) {
+        let problem = format!(
+            "name from 1 to {NODES_MAX} nodes, not {}",
+            settings.nodes.len()
+        );
+        return Err(invalid("balancer.nodes", &problem));
+    }
+    let keeping = Keeping {
+        connect_timeout: settings.connect_timeout,
+        keepalive_timeout: settings.keepalive_timeout,
+        idle_max: settings.max_in_flight.max(1),
+    };
+    let node = |(name, node): (&String, &config::Node)| {
+        Node::new(name, &node.address, keeping).map_err(|error| {
+            let address = &node.address;
+            let place = format!("balancer.nodes.{name}.address");
+            io::Error::new(
+                error.kind(),
+                format!("{place}: cannot look up {address}: {error}"),
+            )
+        })
+    };
+    settings.nodes.iter().map(node).collect()
+}
+
+fn open_log(settings: &config::Balancer, routes: &Routes) -> io::Result<AccessLog> {
+    let Some(target) = &settings.access_log else {
+        return Ok(AccessLog::default());
+    };
+    let routes = routes.iter().map(|it| it.name.as_str());
+    let names = Names::of(routes, settings.nodes.keys().map(String::as_str));
+    AccessLog::open(target, names).map_err(|error| {
+        let problem = format!("balancer.access_log: cannot open {target}: {error}");
+        io::Error::new(error.kind(), problem)
+    })
+}
+
+fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<std::net::TcpListener>> {
+    if addresses.is_empty() {
+        return Err(invalid("balancer.listen", "name an address to listen on"));
+    }
+    let listen = |address: &SocketAddr| {
+        tcp_listener(*address, BACKLOG, false).map_err(|error| {
+            let kind = match &error {
+                ListenError::Tcp { error, .. } => error.kind(),
+                _ => io::ErrorKind::Other,
+            };
+            let problem = format!("balancer.listen: {error}; free the address or name another");
+            io::Error::new(kind, problem)
+        })
+    };
+    addresses.iter().map(listen).collect()
+}
+
+fn invalid(setting: &str, problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{setting}: {problem}"))
+}

@@ -1,0 +1,373 @@
+//! All nodes together: who is up, who is busy, who waits.
+//!
+//! The decisions are [`Health`]'s and [`Queue`]'s, under one lock that is held
+//! for the length of a decision. What follows from them is done here: waiting
+//! requests are served, requests at a node that went down are told, checks are
+//! asked for.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::health::{Event, Health, State};
+use super::metrics::{Metrics, NodeMetrics, Shed};
+use super::node::Node;
+use super::queue::{Admission, NodeSet, Queue, Served};
+use crate::config;
+
+/// The nodes of one balancer.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    list: Vec<Member>,
+    shared: Mutex<Shared>,
+    /// How often a node came up.
+    comebacks: watch::Sender<u64>,
+    /// Requests that wait for one to come up.
+    hoping: AtomicUsize,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+}
+
+/// How long requests wait, and how many.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    queue_size: usize,
+    queue_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    health: Health,
+    queue: Queue<oneshot::Sender<Option<Permit>>>,
+}
+
+#[derive(Debug)]
+struct Member {
+    node: Node,
+    /// How often the node went down.
+    trips: watch::Sender<u64>,
+    /// When the last check that ended began, and whether it was good.
+    checked: watch::Sender<Option<(Instant, bool)>>,
+    /// The next check may be due earlier than it was.
+    check_soon: Notify,
+}
+
+/// The right to have one request at a node.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    nodes: Arc<Nodes>,
+    node: usize,
+}
+
+/// Why there is no node for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoNode {
+    /// Those it would go to do not serve.
+    Nobody,
+    /// They are busy.
+    Shed(Shed),
+}
+
+impl Nodes {
+    /// At least one node and [`super::queue::NODES_MAX`] at most.
+    pub(crate) fn new(
+        settings: &config::Balancer,
+        nodes: Vec<Node>,
+        metrics: Arc<Metrics>,
+    ) -> Nodes {
+        let member = |node| Member {
+            node,
+            trips: watch::Sender::new(0),
+            checked: watch::Sender::new(None),
+            check_soon: Notify::new(),
+        };
+        let health = Health::new(&settings.health, nodes.len(), Instant::now());
+        let queue = Queue::new(nodes.len(), settings.max_in_flight, settings.queue_size);
+        Nodes {
+            list: nodes.into_iter().map(member).collect(),
+            shared: Mutex::new(Shared { health, queue }),
+            comebacks: watch::Sender::new(0),
+            hoping: AtomicUsize::new(0),
+            metrics,
+            limits: Limits {
+                queue_size: settings.queue_size,
+                queue_timeout: settings.queue_timeout,
+            },
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// How many of them are up.
+    pub(crate) fn up(&self) -> usize {
+        self.shared().health.up()
+    }
+
+    /// One of them.
+    pub(crate) fn get(&self, node: usize) -> &Node {
+        &self.list[node].node
+    }
+
+    /// Its counters.
+    pub(crate) fn metrics(&self, node: usize) -> &NodeMetrics {
+        self.metrics.node(node)
+    }
+
+    /// Whether some node outside of `avoid` serves.
+    pub(crate) fn serves(&self, avoid: NodeSet) -> bool {
+        self.shared().queue.serves(avoid)
+    }
+
+    /// A node for a request that is not in `avoid`; waits for one until the
+    /// deadline, and for `queue_timeout` at most. The wait is added to
+    /// `waited`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        avoid: NodeSet,
+        deadline: Instant,
+        waited: &mut Duration,
+    ) -> Result<Permit, NoNode> {
+        let mut call = None;
+        let admission = self.shared().queue.enter(avoid, || {
+            let (reach, served) = oneshot::channel();
+            call = Some(served);
+            reach
+        });
+        match admission {
+            Admission::Node(node) => Ok(self.permit(node)),
+            Admission::Nobody => Err(NoNode::Nobody),
+            Admission::Full => Err(NoNode::Shed(Shed::QueueFull)),
+            Admission::Waits(number) => {
+                let _place = Place::take(self, number);
+                let served = call.expect("whoever waits can be reached");
+                let began = Instant::now();
+                let deadline = deadline.min(began + self.limits.queue_timeout);
+                let result = tokio::time::timeout_at(deadline.into(), served).await;
+                *waited += began.elapsed();
+                match result {
+                    Ok(Ok(permit)) => permit.ok_or(NoNode::Nobody),
+                    Ok(Err(_forgotten)) => Err(NoNode::Nobody),
+                    Err(_elapsed) => Err(NoNode::Shed(Shed::QueueTimeout)),
+                }
+            }
+        }
+    }
+
+    /// How often a node came up; for [`Nodes::comeback`].
+    pub(crate) fn comebacks(&self) -> u64 {
+        *self.comebacks.borrow()
+    }
+
+    /// Waits until a node came up once more than `seen` times.
+    ///
+    /// # Errors
+    /// None did until the deadline; too many wait already.
+    pub(crate) async fn comeback(
+        self: &Arc<Self>,
+        seen: u64,
+        deadline: Instant,
+    ) -> Result<(), Shed> {
+        let _hope = Hope::take(self).ok_or(Shed::QueueFull)?;
+        let mut comebacks = self.comebacks.subscribe();
+        let wait = comebacks.wait_for(|count| *count > seen);
+        match tokio::time::timeout_at(deadline.into(), wait).await {
+            Ok(_count) => Ok(()),
+            Err(_elapsed) => Err(Shed::QueueTimeout),
+        }
+    }
+
+    /// Until when a request that asks now may wait for a node.
+    pub(crate) fn queue_deadline(&self) -> Instant {
+        Instant::now() + self.limits.queue_timeout
+    }
+
+    /// Changes when the node goes down.
+    pub(crate) fn trips(&self, node: usize) -> watch::Receiver<u64> {
+        self.list[node].trips.subscribe()
+    }
+
+    /// Whether the node is down, or a check that began after `since` is bad.
+    /// Waits for one that ends before the deadline; without one, the node is
+    /// not sick.
+    pub(crate) async fn found_sick(&self, node: usize, since: Instant, deadline: Instant) -> bool {
+        if self.shared().health.state(node) == State::Down {
+            return true;
+        }
+        let mut checked = self.list[node].checked.subscribe();
+        let verdict = checked.wait_for(|it| it.is_some_and(|(began, _)| began >= since));
+        match tokio::time::timeout_at(deadline.into(), verdict).await {
+            Ok(Ok(verdict)) => verdict.is_some_and(|(_, good)| !good),
+            _ => false,
+        }
+    }
+
+    /// Something that began at `began` tells this of a node.
+    pub(crate) fn report(self: &Arc<Self>, node: usize, event: Event, began: Instant) {
+        let mut shared = self.shared();
+        let now = Instant::now();
+        let states = |health: &Health| -> Vec<State> {
+            (0..self.len()).map(|node| health.state(node)).collect()
+        };
+        let before = states(&shared.health);
+        shared.health.observe(node, event, began, now);
+        let after = states(&shared.health);
+        let mut served = Vec::new();
+        for (node, (before, after)) in before.iter().zip(&after).enumerate() {
+            if before != after {
+                served.extend(shared.queue.set_state(node, *after));
+            }
+        }
+        drop(shared);
+        self.deliver(served);
+        for (node, (before, after)) in before.into_iter().zip(after).enumerate() {
+            if before != after {
+                self.changed(node, before, after, event);
+            }
+        }
+        self.list[node].check_soon.notify_one();
+    }
+
+    /// When the node is to be checked next.
+    pub(crate) fn check_due(&self, node: usize) -> Option<Instant> {
+        self.shared().health.check_due(node)
+    }
+
+    /// Returns when the next check may be due earlier than it was.
+    pub(crate) async fn check_soon(&self, node: usize) {
+        self.list[node].check_soon.notified().await;
+    }
+
+    /// A check is out.
+    pub(crate) fn check_began(&self, node: usize) {
+        self.shared().health.check_began(node);
+    }
+
+    /// A check ended.
+    pub(crate) fn check_ended(self: &Arc<Self>, node: usize, began: Instant, good: bool) {
+        let event = if good {
+            Event::CheckGood
+        } else {
+            Event::CheckBad
+        };
+        self.metrics(node).checks[usize::from(!good)].inc();
+        self.report(node, event, began);
+        self.list[node].checked.send_replace(Some((began, good)));
+    }
+
+    fn changed(&self, node: usize, before: State, after: State, because: Event) {
+        let name = self.get(node).name.as_str();
+        self.metrics(node).is_in(after);
+        // Suspicion comes and goes with single failures.
+        match (before, after) {
+            (_, State::Down) => tracing::warn!(node = name, ?because, "the node is down"),
+            (State::Down, _) => tracing::info!(node = name, "the node is back"),
+            _ => tracing::debug!(node = name, ?before, ?after, ?because, "the node's state"),
+        }
+        match after {
+            State::Up => self.comebacks.send_modify(|count| *count += 1),
+            State::Suspect => {}
+            State::Down => {
+                self.get(node).close_idle(true, Instant::now());
+                self.list[node].trips.send_modify(|count| *count += 1);
+            }
+        }
+        // Whether one node is up decides how often the others are checked.
+        for member in &self.list {
+            member.check_soon.notify_one();
+        }
+    }
+
+    fn release(self: &Arc<Self>, node: usize) {
+        self.metrics(node).in_flight.dec();
+        let served = self.shared().queue.release(node);
+        self.deliver(served);
+    }
+
+    /// Tells those whose wait is over. One that left meanwhile gives its
+    /// permit back at once.
+    fn deliver(
+        self: &Arc<Self>,
+        served: impl IntoIterator<Item = Served<oneshot::Sender<Option<Permit>>>>,
+    ) {
+        for (reach, node) in served {
+            let _left = reach.send(node.map(|node| self.permit(node)));
+        }
+    }
+
+    fn permit(self: &Arc<Self>, node: usize) -> Permit {
+        self.metrics(node).in_flight.inc();
+        Permit {
+            nodes: Arc::clone(self),
+            node,
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// The node's number.
+    pub(crate) fn node(&self) -> usize {
+        self.node
+    }
+
+    /// The node.
+    pub(crate) fn get(&self) -> &Node {
+        self.nodes.get(self.node)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.nodes.release(self.node);
+    }
+}
+
+/// A place in the queue; left when dropped.
+struct Place<'a> {
+    nodes: &'a Nodes,
+    number: u64,
+}
+
+impl<'a> Place<'a> {
+    fn take(nodes: &'a Nodes, number: u64) -> Place<'a> {
+        nodes.metrics.queue().inc();
+        Place { nodes, number }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.nodes.metrics.queue().dec();
+        self.nodes.shared().queue.leave(self.number);
+    }
+}
+
+/// One of `queue_size` that wait for a node to come up.
+struct Hope<'a>(&'a Nodes);
+
+impl<'a> Hope<'a> {
+    fn take(nodes: &'a Nodes) -> Option<Hope<'a>> {
+        let before = nodes.hoping.fetch_add(1, Ordering::Relaxed);
+        nodes.metrics.queue().inc();
+        let hope = Hope(nodes);
+        (before < nodes.limits.queue_size).then_some(hope)
+    }
+}
+
+impl Drop for Hope<'_> {
+    fn drop(&mut self) {
+        self.0.hoping.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.queue().dec();
+    }
+}

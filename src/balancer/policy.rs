@@ -1,0 +1,396 @@
+//! Which requests are served, and what exactly is asked of a node.
+//!
+//! What two parsers could read differently is refused, never repaired. The
+//! target that routes are matched on is the target that is forwarded.
+
+use std::borrow::Cow;
+
+use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
+use hyper::http::uri::{Authority, PathAndQuery};
+use hyper::{Method, Uri, Version};
+
+use super::refusal::Refusal;
+
+/// Longest request target in bytes.
+pub(crate) const TARGET_MAX: usize = 8 * 1024;
+
+/// How much body a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// None.
+    Empty,
+    /// This many bytes, at least one.
+    Known(u64),
+    /// Some, in chunks.
+    Chunked,
+}
+
+/// A request that may go to a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    /// Its target in origin form, or `*`: no scheme, no host, no dot segments.
+    pub(crate) target: Uri,
+    /// The host it asks for; none in HTTP/1.0 or when it is empty.
+    pub(crate) host: Option<HeaderValue>,
+    /// Its body.
+    pub(crate) length: Length,
+}
+
+/// Decides on a request by its head.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn judge(head: &Parts, max_body: u64) -> Result<Accepted, Refusal> {
+    match head.method {
+        Method::CONNECT => return Err(Refusal::Connect),
+        Method::TRACE => return Err(Refusal::Trace),
+        _ => {}
+    }
+    let named = host(head)?;
+    let target = target(&head.method, &head.uri)?;
+    let host = match head.uri.authority() {
+        // RFC 9112, 3.2.2: the target's authority replaces the Host.
+        Some(authority) => {
+            Some(HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::HostInvalid)?)
+        }
+        None => named,
+    };
+    for expectation in head.headers.get_all(EXPECT) {
+        if !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+            return Err(Refusal::Expectation);
+        }
+    }
+    match length(&head.headers)? {
+        Length::Known(length) if length > max_body => Err(Refusal::BodyTooLarge),
+        length => Ok(Accepted {
+            target,
+            host,
+            length,
+        }),
+    }
+}
+
+fn host(head: &Parts) -> Result<Option<HeaderValue>, Refusal> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(Refusal::HostTwice),
+        (None, None) if head.version == Version::HTTP_10 => return Ok(None),
+        (None, None) => return Err(Refusal::HostMissing),
+        (Some(host), None) => host,
+    };
+    if host.is_empty() {
+        return Ok(None);
+    }
+    match Authority::try_from(host.as_bytes()) {
+        Ok(authority) if is_host(&authority) => Ok(Some(host.clone())),
+        _ => Err(Refusal::HostInvalid),
+    }
+}
+
+/// A host with or without a port, and no user name.
+fn is_host(authority: &Authority) -> bool {
+    !authority.as_str().contains('@') && !authority.host().is_empty()
+}
+
+fn target(method: &Method, uri: &Uri) -> Result<Uri, Refusal> {
+    let form = Refusal::TargetForm;
+    if uri.authority().is_some_and(|it| !is_host(it)) {
+        return Err(form);
+    }
+    match uri.scheme_str() {
+        None if uri.authority().is_some() => return Err(form),
+        None | Some("http" | "https") => {}
+        Some(_) => return Err(form),
+    }
+    let (path, query) = (uri.path(), uri.query());
+    if path == "*" {
+        return match *method {
+            Method::OPTIONS => Ok(Uri::from_static("*")),
+            _ => Err(form),
+        };
+    }
+    // The empty path of an absolute URI.
+    let path = if path.is_empty() { "/" } else { path };
+    let length = path.len() + query.map_or(0, |query| query.len() + 1);
+    if length > TARGET_MAX {
+        return Err(Refusal::TargetTooLong);
+    }
+    if !path.is_ascii() || !query.is_none_or(str::is_ascii) {
+        return Err(Refusal::TargetNotAscii);
+    }
+    if !path.starts_with('/') {
+        return Err(form);
+    }
+    let normal = normal_path(path);
+    let target = match (&normal, query) {
+        (Cow::Borrowed(_), _) => uri.path_and_query().cloned(),
+        (Cow::Owned(path), None) => PathAndQuery::try_from(path.as_str()).ok(),
+        (Cow::Owned(path), Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")).ok(),
+    };
+    target.map(Uri::from).ok_or(form)
+}
+
+fn length(headers: &HeaderMap) -> Result<Length, Refusal> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (encodings.next(), encodings.next()) {
+        (None, _) => {}
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            return Ok(Length::Chunked);
+        }
+        _ => return Err(Refusal::TransferEncoding),
+    }
+    let Some(length) = headers.get(CONTENT_LENGTH) else {
+        return Ok(Length::Empty);
+    };
+    let length = length.to_str().ok().and_then(|it| it.parse().ok());
+    match length.ok_or(Refusal::BodyMalformed)? {
+        0 => Ok(Length::Empty),
+        length => Ok(Length::Known(length)),
+    }
+}
+
+/// The path as every node reads it (RFC 3986, 6.2.2): percent-encodings of
+/// unreserved characters decoded, dot segments removed.
+fn normal_path(path: &str) -> Cow<'_, str> {
+    let decoded = decode_unreserved(path);
+    if !has_dot_segment(&decoded) {
+        return decoded;
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = decoded.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            segment => {
+                kept.push(segment);
+                continue;
+            }
+        }
+        if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    Cow::Owned(format!("/{}", kept.join("/")))
+}
+
+fn has_dot_segment(path: &str) -> bool {
+    path.contains("/.") && path.split('/').any(|it| it == "." || it == "..")
+}
+
+fn decode_unreserved(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(percent) = rest.find('%') {
+        let (before, encoded) = rest.split_at(percent);
+        decoded.push_str(before);
+        let byte = encoded
+            .get(1..3)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.map(char::from) {
+            Some(character) if is_unreserved(character) => {
+                decoded.push(character);
+                rest = &encoded[3..];
+            }
+            _ => {
+                decoded.push('%');
+                rest = &encoded[1..];
+            }
+        }
+    }
+    decoded.push_str(rest);
+    match decoded == path {
+        true => Cow::Borrowed(path),
+        false => Cow::Owned(decoded),
+    }
+}
+
+/// RFC 3986, 2.3.
+fn is_unreserved(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "-._~".contains(character)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::Request;
+    use proptest::prelude::*;
+
+    const MAX_BODY: u64 = 1000;
+
+    fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request
+            .body(())
+            .expect("hyper would take it")
+            .into_parts()
+            .0
+    }
+
+    fn verdict(method: &str, target: &str, headers: &[(&str, &str)]) -> Result<Accepted, Refusal> {
+        judge(&head(method, target, headers), MAX_BODY)
+    }
+
+    #[test]
+    fn a_plain_request_passes_as_it_is() {
+        let accepted = verdict("GET", "/api/movie/17?a=b&c", &[("host", "bingo.test:80")]);
+        assert_eq!(
+            accepted,
+            Ok(Accepted {
+                target: Uri::from_static("/api/movie/17?a=b&c"),
+                host: Some(HeaderValue::from_static("bingo.test:80")),
+                length: Length::Empty,
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_by_name() {
+        use Refusal::*;
+        let long = format!("/{}", "a".repeat(TARGET_MAX));
+        let host = ("host", "a");
+        type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], Refusal);
+        let rows: &[Row<'_>] = &[
+            ("CONNECT", "a:80", &[host], Connect),
+            ("TRACE", "/", &[host], Trace),
+            ("GET", "/", &[], HostMissing),
+            ("GET", "http://a/", &[], HostMissing),
+            ("GET", "/", &[host, host], HostTwice),
+            ("GET", "/", &[("host", "a b")], HostInvalid),
+            ("GET", "/", &[("host", "user@a")], HostInvalid),
+            ("GET", "/", &[("host", "a/b")], HostInvalid),
+            ("GET", "*", &[host], TargetForm),
+            ("GET", "a:80", &[host], TargetForm),
+            ("GET", "ftp://a/", &[host], TargetForm),
+            ("GET", "http://user@a/", &[host], TargetForm),
+            ("GET", "/%ff/\u{e9}", &[host], TargetNotAscii),
+            ("GET", "/?\u{e9}", &[host], TargetNotAscii),
+            ("GET", &long, &[host], TargetTooLong),
+            (
+                "POST",
+                "/",
+                &[host, ("transfer-encoding", "identity, chunked")],
+                TransferEncoding,
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                TransferEncoding,
+            ),
+            ("POST", "/", &[host, ("expect", "200-ok")], Expectation),
+            (
+                "POST",
+                "/",
+                &[host, ("content-length", "1001")],
+                BodyTooLarge,
+            ),
+            ("POST", "/", &[host, ("content-length", "x")], BodyMalformed),
+        ];
+        for (method, target, headers, refusal) in rows {
+            assert_eq!(
+                verdict(method, target, headers),
+                Err(*refusal),
+                "{method} {target:.40}"
+            );
+        }
+    }
+
+    #[test]
+    fn http_1_0_needs_no_host() {
+        let mut head = head("GET", "/", &[]);
+        head.version = Version::HTTP_10;
+        let accepted = judge(&head, MAX_BODY).expect("as of old");
+        assert_eq!(accepted.host, None);
+    }
+
+    #[test]
+    fn the_authority_of_an_absolute_target_replaces_the_host() {
+        for (uri, host, target) in [
+            ("http://b:81/x?y", "b:81", "/x?y"),
+            ("https://b", "b", "/"),
+            ("http://b?y", "b", "/?y"),
+        ] {
+            let accepted = verdict("GET", uri, &[("host", "a")]).expect(uri);
+            assert_eq!(accepted.host.expect("there is one"), host);
+            assert_eq!(accepted.target.to_string(), target);
+        }
+    }
+
+    #[test]
+    fn bodies_are_of_known_length_or_chunked() {
+        for (headers, length) in [
+            (&[][..], Length::Empty),
+            (&[("content-length", "0")], Length::Empty),
+            (&[("content-length", "1000")], Length::Known(1000)),
+            (&[("transfer-encoding", "Chunked")], Length::Chunked),
+        ] {
+            let headers = [&[("host", "a")], headers].concat();
+            assert_eq!(verdict("POST", "/", &headers).expect("fine").length, length);
+        }
+    }
+
+    #[test]
+    fn the_server_itself_may_be_asked_for_its_options() {
+        let accepted = verdict("OPTIONS", "*", &[("host", "a")]).expect("asterisk form");
+        assert_eq!(accepted.target.to_string(), "*");
+    }
+
+    #[test]
+    fn dot_segments_and_needless_encodings_are_resolved() {
+        for (path, normal) in [
+            ("/", "/"),
+            ("/a/../b", "/b"),
+            ("/a/./b/.", "/a/b/"),
+            ("/a/b/..", "/a/"),
+            ("/../../etc", "/etc"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/api/movi%65/1", "/api/movie/1"),
+            ("/a%2Fb", "/a%2Fb"),
+            ("/a%", "/a%"),
+            ("/a%2", "/a%2"),
+            ("/a%zz", "/a%zz"),
+            ("/a%%41", "/a%A"),
+            ("/.hidden/..x/x..", "/.hidden/..x/x.."),
+            ("/a//b/", "/a//b/"),
+        ] {
+            assert_eq!(normal_path(path), normal, "{path}");
+        }
+        let accepted = verdict("GET", "/a/../b?c=/../d", &[("host", "a")]).expect("fine");
+        assert_eq!(accepted.target.to_string(), "/b?c=/../d");
+    }
+
+    proptest! {
+        #[test]
+        fn a_normal_path_has_no_dot_segments_and_stays_as_it_is(path in "/[a-c./%2eE]{0,30}") {
+            let normal = normal_path(&path);
+            prop_assert!(normal.starts_with('/'));
+            prop_assert!(!has_dot_segment(&normal));
+        }
+
+        #[test]
+        fn whatever_uri_hyper_takes_is_judged_without_panic(target in "[!-~\u{e9}]{1,40}") {
+            if let Ok(uri) = target.parse::<Uri>() {
+                let mut head = head("GET", "/", &[("host", "a")]);
+                head.uri = uri;
+                if let Ok(accepted) = judge(&head, MAX_BODY) {
+                    prop_assert!(accepted.target.path().starts_with('/'));
+                    prop_assert!(accepted.target.authority().is_none());
+                }
+            }
+        }
+    }
+}

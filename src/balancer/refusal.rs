@@ -1,0 +1,125 @@
+//! Why a request is answered by the balancer itself and never reaches a node.
+
+use hyper::StatusCode;
+
+/// What is wrong with a request, or with what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// CONNECT: this is no forward proxy.
+    Connect,
+    /// TRACE would show a client what only nodes are told.
+    Trace,
+    /// No Host in HTTP/1.1 (RFC 9112, 3.2).
+    HostMissing,
+    /// More than one Host.
+    HostTwice,
+    /// A Host that is no host and port.
+    HostInvalid,
+    /// A target that is neither a path nor an http URI (nor `*` for OPTIONS).
+    TargetForm,
+    /// Bytes in the target that belong percent-encoded.
+    TargetNotAscii,
+    /// A target longer than [`super::policy::TARGET_MAX`].
+    TargetTooLong,
+    /// A Transfer-Encoding that is not exactly `chunked`.
+    TransferEncoding,
+    /// Content-Length and Transfer-Encoding at once.
+    LengthAndEncoding,
+    /// Lines of the head that end without a carriage return.
+    BareLineFeed,
+    /// An Expect other than `100-continue`.
+    Expectation,
+    /// A body larger than `max_body`.
+    BodyTooLarge,
+    /// A body that does not keep to its framing.
+    BodyMalformed,
+    /// A body that stopped coming.
+    BodyTimeout,
+    /// The client left before its body was complete.
+    BodyAborted,
+}
+
+/// A refusal as the client, the log and the metrics see it.
+pub(crate) struct Notice {
+    /// Status of the answer.
+    pub(crate) status: StatusCode,
+    /// The word for logs, metrics and `Proxy-Status`.
+    pub(crate) label: &'static str,
+    /// A sentence for the body of the answer.
+    pub(crate) text: &'static str,
+}
+
+impl Refusal {
+    /// All refusals, in the order of their metric rows.
+    pub(crate) const ALL: [Refusal; 16] = [
+        Refusal::Connect,
+        Refusal::Trace,
+        Refusal::HostMissing,
+        Refusal::HostTwice,
+        Refusal::HostInvalid,
+        Refusal::TargetForm,
+        Refusal::TargetNotAscii,
+        Refusal::TargetTooLong,
+        Refusal::TransferEncoding,
+        Refusal::LengthAndEncoding,
+        Refusal::BareLineFeed,
+        Refusal::Expectation,
+        Refusal::BodyTooLarge,
+        Refusal::BodyMalformed,
+        Refusal::BodyTimeout,
+        Refusal::BodyAborted,
+    ];
+
+    /// What to say.
+    pub(crate) fn notice(self) -> Notice {
+        let bad = StatusCode::BAD_REQUEST;
+        #[rustfmt::skip]
+        let (status, label, text) = match self {
+            Refusal::Connect => (StatusCode::NOT_IMPLEMENTED, "connect", "CONNECT is not served here."),
+            Refusal::Trace => (StatusCode::METHOD_NOT_ALLOWED, "trace", "TRACE is not served here."),
+            Refusal::HostMissing => (bad, "host_missing", "The request has no Host."),
+            Refusal::HostTwice => (bad, "host_twice", "The request has more than one Host."),
+            Refusal::HostInvalid => (bad, "host_invalid", "The Host is not a host name."),
+            Refusal::TargetForm => (bad, "target_form", "The request target is not a path."),
+            Refusal::TargetNotAscii => (bad, "target_not_ascii", "The request target has to be percent-encoded."),
+            Refusal::TargetTooLong => (StatusCode::URI_TOO_LONG, "target_too_long", "The request target is too long."),
+            Refusal::TransferEncoding => (bad, "transfer_encoding", "The only Transfer-Encoding served is chunked."),
+            Refusal::LengthAndEncoding => (bad, "length_and_encoding", "The request has both a Content-Length and a Transfer-Encoding."),
+            Refusal::BareLineFeed => (bad, "bare_line_feed", "Lines of the request have to end with CR LF."),
+            Refusal::Expectation => (StatusCode::EXPECTATION_FAILED, "expectation", "The only expectation met is 100-continue."),
+            Refusal::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The request body is too large."),
+            Refusal::BodyMalformed => (bad, "body_malformed", "The request body does not keep to its framing."),
+            Refusal::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request body did not come in time."),
+            Refusal::BodyAborted => (bad, "body_aborted", "The request body is incomplete."),
+        };
+        Notice {
+            status,
+            label,
+            text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_refusal_is_the_clients_doing_or_not_implemented_and_has_its_own_label() {
+        let mut labels = HashSet::new();
+        for refusal in Refusal::ALL {
+            let Notice {
+                status,
+                label,
+                text,
+            } = refusal.notice();
+            assert!(
+                status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED,
+                "{label}"
+            );
+            assert!(labels.insert(label), "{label}");
+            assert!(text.is_ascii() && text.ends_with('.'), "{text}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Whether a failed request may be sent to another node.
+//!
+//! What decides is how far the request came, whether its method is safe
+//! (RFC 9110, 9.2.1), and the route's `replay`. A request whose method is not
+//! safe and that may have been delivered is not sent again: if it was what
+//! killed the node, the other one must not get it too. Once the head of an
+//! answer is passed on, there is nothing left to decide.
+
+use hyper::Method;
+
+use crate::config::Replay;
+
+/// How far a request came before it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// No connection could be had.
+    NotConnected,
+    /// There was a connection, and no byte of the request went into it.
+    NotSerialized,
+    /// Bytes were sent and no answer came: it may or may not have been done.
+    /// That the node's system never took them could be read from TCP_INFO, for
+    /// which there is no safe library.
+    Ambiguous,
+    /// A 5xx answer came from a node that a check made afterwards found sick.
+    AnsweredSick,
+}
+
+impl Progress {
+    /// The word for logs, metrics and `Proxy-Status`.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Progress::NotConnected => "not_connected",
+            Progress::NotSerialized => "not_serialized",
+            Progress::Ambiguous => "ambiguous",
+            Progress::AnsweredSick => "answered_sick",
+        }
+    }
+
+    /// Nobody can have acted on the request.
+    pub(crate) fn is_undelivered(self) -> bool {
+        matches!(self, Progress::NotConnected | Progress::NotSerialized)
+    }
+}
+
+/// Why a request may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// No connection was made for it.
+    NotConnected,
+    /// No byte of it was sent.
+    NotSerialized,
+    /// Its method is safe.
+    SafeMethod,
+    /// The route says `always`.
+    Configured,
+}
+
+impl Proof {
+    /// All proofs, in the order of their metric rows.
+    pub(crate) const ALL: [Proof; 4] = [
+        Proof::NotConnected,
+        Proof::NotSerialized,
+        Proof::SafeMethod,
+        Proof::Configured,
+    ];
+
+    /// The metric label.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Proof::NotConnected => "not_connected",
+            Proof::NotSerialized => "not_serialized",
+            Proof::SafeMethod => "safe_method",
+            Proof::Configured => "configured",
+        }
+    }
+}
+
+/// Methods that ask for nothing to be changed and that this balancer repeats.
+/// TRACE is safe too, but it is refused.
+pub(crate) fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// The proof that a request may be sent again, if there is one. That its body
+/// is still there is for the caller to see.
+pub(crate) fn proof(progress: Progress, safe: bool, replay: Replay) -> Option<Proof> {
+    match (replay, progress) {
+        (Replay::Never, _) => None,
+        (_, Progress::NotConnected) => Some(Proof::NotConnected),
+        (_, Progress::NotSerialized) => Some(Proof::NotSerialized),
+        (_, Progress::Ambiguous | Progress::AnsweredSick) if safe => Some(Proof::SafeMethod),
+        (Replay::Always, Progress::Ambiguous | Progress::AnsweredSick) => Some(Proof::Configured),
+        (Replay::Proven, Progress::Ambiguous | Progress::AnsweredSick) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Progress::*;
+    use Replay::*;
+
+    /// Progress, then what `never`, `proven` with an unsafe method, `proven`
+    /// with a safe one, `always` with an unsafe one and `always` with a safe
+    /// one say to it.
+    type Row = (Progress, [Option<Proof>; 5]);
+
+    #[test]
+    fn the_table_of_progress_method_and_replay() {
+        let connect = Some(Proof::NotConnected);
+        let serialize = Some(Proof::NotSerialized);
+        let safe = Some(Proof::SafeMethod);
+        let told = Some(Proof::Configured);
+        let rows: [Row; 4] = [
+            (NotConnected, [None, connect, connect, connect, connect]),
+            (
+                NotSerialized,
+                [None, serialize, serialize, serialize, serialize],
+            ),
+            (Ambiguous, [None, None, safe, told, safe]),
+            (AnsweredSick, [None, None, safe, told, safe]),
+        ];
+        for (progress, [never, proven, proven_safe, always, always_safe]) in rows {
+            for safe in [true, false] {
+                assert_eq!(proof(progress, safe, Never), never, "{progress:?}");
+            }
+            assert_eq!(proof(progress, false, Proven), proven, "{progress:?}");
+            assert_eq!(proof(progress, true, Proven), proven_safe, "{progress:?}");
+            assert_eq!(proof(progress, false, Always), always, "{progress:?}");
+            assert_eq!(proof(progress, true, Always), always_safe, "{progress:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_delivered_is_repeated_only_if_safe_or_told_to() {
+        for progress in [NotConnected, NotSerialized, Ambiguous, AnsweredSick] {
+            let by_default = proof(progress, false, Replay::default()).is_some();
+            assert_eq!(by_default, progress.is_undelivered(), "{progress:?}");
+        }
+    }
+
+    #[test]
+    fn only_methods_without_effect_are_safe() {
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            assert!(is_safe(&method.parse().expect("a method")), "{method}");
+        }
+        for method in [
+            "POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "get", "MKCOL",
+        ] {
+            assert!(!is_safe(&method.parse().expect("a method")), "{method}");
+        }
+    }
+}
