@@ -18,6 +18,7 @@
 //! ```
 
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod balancer;
 pub mod client;

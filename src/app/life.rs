@@ -1,0 +1,472 @@
+//! From the command line to the exit code.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use super::http::HttpFront;
+use super::log::{self, Destination, Format, LogGuard};
+use super::monitoring::Monitoring;
+use super::pooler::{Listeners, Pooler, worker_count};
+use super::process::{Action, Process};
+use crate::admin::{Console, ShutdownMode, VERSION};
+use crate::auth::{self, ScramSettings, UserList};
+use crate::balancer::Balancer;
+use crate::client::{LoginPolicy, OnConsole};
+use crate::config::{self, Config, SslMode};
+use crate::gateway::{Queries, QueryCollector};
+use crate::http::{PoolerCollector, ProcessCollector, ProgramCollector};
+use crate::pool::{Bouncer, SWEEP_INTERVAL};
+use crate::prepare;
+use crate::process::{self, PidFile, Signal, Signals};
+
+/// How long `pgweir run` lets clients finish their transactions when it is
+/// told to stop. PgBouncer, and pgweir called as PgBouncer, wait for ever.
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// What the command line asked for.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// `-v`, counted.
+    pub verbose: u8,
+    /// `-q`.
+    pub quiet: bool,
+    /// `-d`.
+    pub daemon: bool,
+    /// `-u`.
+    pub user: Option<String>,
+    /// Everything the file configures, not the pooler alone.
+    pub whole: bool,
+}
+
+/// Runs until told to stop.
+pub fn run(start: Start) -> ExitCode {
+    let ready = match prepare_process(&start) {
+        Ok(ready) => ready,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // The log is closed when this goes, so the reason has to be told before.
+    match live(&ready, &start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            tracing::error!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A process that is who it should be, and logs.
+struct Ready {
+    config: Config,
+    _pid_file: Option<PidFile>,
+    /// Last, so that everything before it can still log its end.
+    log: LogGuard,
+}
+
+fn prepare_process(start: &Start) -> Result<Ready, String> {
+    let loaded = Config::load(&start.config).map_err(|error| error.to_string())?;
+    let config = loaded.config;
+    refuse_unsupported(&config)?;
+    let user = start.user.clone().or(config.pgbouncer.user.clone());
+    if let Some(user) = user {
+        process::switch_user(&user).map_err(|error| error.to_string())?;
+    }
+    if process::is_root() {
+        return Err("PgBouncer should not run as root".into());
+    }
+    let settings = &config.pgbouncer;
+    if start.daemon {
+        if settings.pidfile.is_empty() {
+            return Err("daemon needs pidfile configured".into());
+        }
+        process::daemonise().map_err(|error| format!("cannot daemonise: {error}"))?;
+    }
+    let logfile = Some(Path::new(&settings.logfile)).filter(|path| !path.as_os_str().is_empty());
+    let log = log::start(&Destination {
+        file: logfile,
+        quiet: start.quiet || start.daemon,
+        verbose: verbosity(start, &config),
+        format: log_format(start, &config),
+    })
+    .map_err(|error| format!("could not open logfile '{}': {error}", settings.logfile))?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let pid_file = match settings.pidfile.as_str() {
+        "" => None,
+        path => Some(PidFile::write(Path::new(path)).map_err(|error| error.to_string())?),
+    };
+    Ok(Ready {
+        config,
+        _pid_file: pid_file,
+        log,
+    })
+}
+
+/// Settings that would promise what is not there yet.
+fn refuse_unsupported(config: &Config) -> Result<(), String> {
+    let settings = &config.pgbouncer;
+    if settings.client_tls_sslmode != SslMode::Disable {
+        return Err(format!(
+            "{}: client_tls_sslmode: TLS is not supported yet; remove the setting or set it to disable",
+            config.path.display()
+        ));
+    }
+    let optional = [SslMode::Disable, SslMode::Allow, SslMode::Prefer];
+    if !optional.contains(&settings.server_tls_sslmode) {
+        return Err(format!(
+            "{}: server_tls_sslmode: TLS is not supported yet; set it to prefer or disable",
+            config.path.display()
+        ));
+    }
+    auth::Method::try_from(settings.auth_type).map_err(|unsupported| {
+        format!(
+            "{}: auth_type: {unsupported}; supported: trust, plain, md5, scram-sha-256, any",
+            config.path.display()
+        )
+    })?;
+    Ok(())
+}
+
+fn verbosity(start: &Start, config: &Config) -> u8 {
+    // The file's line replaces what the command line says.
+    match u8::try_from(config.pgbouncer.verbose) {
+        Ok(0) | Err(_) => start.verbose,
+        Ok(level) => level,
+    }
+}
+
+fn log_format(start: &Start, config: &Config) -> Format {
+    use std::io::IsTerminal;
+    match config.pgweir.log_format.as_str() {
+        "json" => Format::Json,
+        "pgbouncer" | "text" => Format::Pgbouncer,
+        _ if start.whole && !std::io::stderr().is_terminal() => Format::Json,
+        _ => Format::Pgbouncer,
+    }
+}
+
+fn live(ready: &Ready, start: &Start) -> Result<(), String> {
+    let config = ready.config.clone();
+    let workers = worker_count(&config, !start.whole);
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    let signals = {
+        let _inside = control.enter();
+        Signals::install().map_err(|error| format!("cannot take over signals: {error}"))?
+    };
+    let user_list = load_user_list(&config, None);
+    let bouncer = Bouncer::new(config.clone(), user_list, workers);
+    let monitoring = Monitoring::open(&config, &control)?;
+    let (readiness, reloads) = (monitoring.readiness.clone(), monitoring.reloads.clone());
+    let dropped_lines = Box::new(ready.log.dropped_lines());
+    monitoring.show(PoolerCollector::new(bouncer.clone(), VERSION));
+    monitoring.show(ProcessCollector::new());
+    monitoring.show(ProgramCollector::new(
+        readiness,
+        reloads.clone(),
+        dropped_lines,
+    ));
+    let (actions, inbox) = mpsc::unbounded_channel();
+    let process = Arc::new(Process::new(bouncer.clone(), actions, reloads));
+    let life = Life {
+        monitoring,
+        console: Console::new(bouncer.clone(), process.clone()),
+        process,
+        bouncer,
+        control,
+        whole: start.whole,
+    };
+    life.serve(&config, workers, signals, inbox)
+}
+
+struct Life {
+    bouncer: Arc<Bouncer>,
+    process: Arc<Process>,
+    console: Arc<Console>,
+    monitoring: Monitoring,
+    control: Runtime,
+    whole: bool,
+}
+
+impl Life {
+    fn serve(
+        self,
+        config: &Config,
+        workers: usize,
+        mut signals: Signals,
+        inbox: mpsc::UnboundedReceiver<Action>,
+    ) -> Result<(), String> {
+        if self.whole
+            && let Some(prepare) = &config.prepare
+            && !self.prepare(prepare, &mut signals)?
+        {
+            return Ok(());
+        }
+        let balancer = self.bind_balancer(config)?;
+        let listeners = Listeners::open(config, workers)?;
+        for address in listeners.addresses() {
+            tracing::info!("listening on {address}");
+        }
+        let iterations = u32::try_from(config.pgbouncer.scram_iterations).unwrap_or(4096);
+        let scram = ScramSettings::new(iterations, auth::os_random);
+        let login = Arc::new(LoginPolicy::new(scram));
+        let on_console = Arc::new(self.on_console());
+        let queries = Some(Queries::new(&config.queries)).filter(|_| config.queries.enabled);
+        if let Some(queries) = &queries {
+            self.monitoring.show(QueryCollector::new(queries.clone()));
+        }
+        let pooler = Pooler::start(
+            listeners,
+            &self.bouncer,
+            &login,
+            &on_console,
+            queries.as_ref(),
+        )
+        .map_err(|error| format!("cannot start workers: {error}"))?;
+        self.control.spawn(sweep(self.bouncer.clone()));
+        self.control
+            .spawn(log_statistics(self.bouncer.clone(), self.console.clone()));
+        let front = balancer.map(HttpFront::start).transpose();
+        let front = front.map_err(|error| format!("cannot start the balancer: {error}"))?;
+        tracing::info!(
+            "process up: {}, pgweir {}, {workers} worker(s)",
+            VERSION,
+            env!("CARGO_PKG_VERSION")
+        );
+        self.monitoring.readiness.set_ready();
+        let ended = self
+            .control
+            .block_on(self.wait(signals, inbox, &pooler, front.as_ref()));
+        tracing::info!("{ended}");
+        pooler.quit();
+        self.monitoring.close(&self.control);
+        self.control.shutdown_timeout(Duration::from_secs(1));
+        Ok(())
+    }
+
+    /// Waits for the end; answers why it came.
+    async fn wait(
+        &self,
+        mut signals: Signals,
+        mut inbox: mpsc::UnboundedReceiver<Action>,
+        pooler: &Pooler,
+        front: Option<&HttpFront>,
+    ) -> &'static str {
+        let mut ending: Option<ShutdownMode> = None;
+        let mut draining_since: Option<Instant> = None;
+        let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            let action = tokio::select! {
+                signal = signals.next() => self.process.on_signal(signal, ending.is_some()),
+                Some(action) = inbox.recv() => Some(action),
+                _ = tick.tick() => None,
+            };
+            if let Some(Action::ShutDown(mode)) = action {
+                if mode == ShutdownMode::Immediate {
+                    return "exiting";
+                }
+                self.monitoring.readiness.set_not_ready("shutting down");
+                front.inspect(|front| front.drain());
+                ending = Some(mode);
+            }
+            let Some(mode) = ending else { continue };
+            // Requests that are still being served need the pooler.
+            if front.is_some_and(|front| !front.is_drained()) {
+                continue;
+            }
+            let since = *draining_since.get_or_insert_with(|| {
+                pooler.stop_accepting();
+                self.process.begin_shutdown(mode);
+                Instant::now()
+            });
+            if let Some(ended) = self.ended(mode, since) {
+                return ended;
+            }
+        }
+    }
+
+    /// Why the shutdown that began at `since` is complete, if it is.
+    fn ended(&self, mode: ShutdownMode, since: Instant) -> Option<&'static str> {
+        if self.whole {
+            self.process.drain();
+            if since.elapsed() > DRAIN_LIMIT {
+                return Some("clients are still busy, exiting");
+            }
+        }
+        match mode {
+            ShutdownMode::WaitForClients if self.bouncer.client_sockets.used() == 0 => {
+                Some("client connections dropped, exiting")
+            }
+            ShutdownMode::WaitForServers if self.process.servers_are_gone() => {
+                Some("server connections dropped, exiting")
+            }
+            _ => None,
+        }
+    }
+
+    fn bind_balancer(&self, config: &Config) -> Result<Option<Balancer>, String> {
+        let Some(settings) = config.balancer.as_ref().filter(|_| self.whole) else {
+            return Ok(None);
+        };
+        let balancer = Balancer::bind(settings).map_err(|error| error.to_string())?;
+        let registered = balancer.register(&self.monitoring.registry);
+        registered.map_err(|error| error.to_string())?;
+        for address in balancer.addresses() {
+            tracing::info!("balancer listening on {address}");
+        }
+        Ok(Some(balancer))
+    }
+
+    /// Seeds and migrates before anything is served, or beside it with
+    /// `serve_early`. False if a signal asked to stop.
+    fn prepare(&self, settings: &config::Prepare, signals: &mut Signals) -> Result<bool, String> {
+        if settings.serve_early {
+            let settings = settings.clone();
+            self.control.spawn(async move {
+                match prepare::run(&settings, &prepare::Log).await {
+                    Ok(report) => tracing::info!("{report}"),
+                    Err(error) => tracing::error!("prepare failed: {error}"),
+                }
+            });
+            return Ok(true);
+        }
+        let readiness = &self.monitoring.readiness;
+        readiness.set_not_ready("preparing the database");
+        self.control.block_on(async {
+            tokio::select! {
+                done = prepare::run(settings, &prepare::Log) => match done {
+                    Ok(report) => {
+                        tracing::info!("{report}");
+                        Ok(true)
+                    }
+                    Err(error) => Err(format!("prepare failed: {error}")),
+                },
+                () = stop_signal(signals) => {
+                    tracing::info!("stopped while preparing; the next start goes on from here");
+                    Ok(false)
+                }
+            }
+        })
+    }
+
+    fn on_console(&self) -> OnConsole {
+        let control = self.control.handle().clone();
+        let console = self.console.clone();
+        Box::new(move |client| {
+            control.spawn(console.clone().serve(client));
+        })
+    }
+}
+
+/// Waits for a signal that ends the process.
+async fn stop_signal(signals: &mut Signals) {
+    while !matches!(
+        signals.next().await,
+        Signal::Terminate | Signal::Interrupt | Signal::Quit
+    ) {}
+}
+
+async fn sweep(bouncer: Arc<Bouncer>) {
+    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        bouncer.sweep();
+    }
+}
+
+/// The statistics line, each `stats_period`; its interval is fixed at start.
+async fn log_statistics(bouncer: Arc<Bouncer>, console: Arc<Console>) {
+    let period = u64::try_from(bouncer.config().pgbouncer.stats_period).unwrap_or(60);
+    let mut tick = tokio::time::interval(Duration::from_secs(period.max(1)));
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        let line = console.end_stats_period();
+        if bouncer.config().pgbouncer.log_stats {
+            tracing::info!("{line}");
+        }
+    }
+}
+
+/// Reads `auth_file`. What cannot be read leaves the users without passwords.
+pub(super) fn load_user_list(config: &Config, old: Option<&UserList>) -> UserList {
+    let Some(path) = config
+        .pgbouncer
+        .auth_file
+        .as_deref()
+        .filter(|path| !path.is_empty())
+    else {
+        return UserList::default();
+    };
+    let text = std::fs::read(path).unwrap_or_else(|error| {
+        tracing::error!("could not open auth_file {path}: {error}");
+        Vec::new()
+    });
+    let (list, error) = match old {
+        Some(old) => old.reloaded(&text),
+        None => UserList::parse(&text),
+    };
+    if let Some(error) = error {
+        tracing::error!("{path}: {error}");
+    }
+    list
+}
+
+/// The signals' meanings are PgBouncer's.
+impl Process {
+    fn on_signal(&self, signal: Signal, ending: bool) -> Option<Action> {
+        match signal {
+            Signal::Hangup => {
+                tracing::info!("got SIGHUP, re-reading config");
+                if let Err(error) = self.reload_config() {
+                    tracing::error!("{error}");
+                }
+                None
+            }
+            Signal::Terminate if ending => fast_exit("SIGTERM"),
+            Signal::Terminate => {
+                tracing::info!("got SIGTERM, shutting down, waiting for all clients disconnect");
+                Some(Action::ShutDown(ShutdownMode::WaitForClients))
+            }
+            Signal::Interrupt if ending => fast_exit("SIGINT"),
+            Signal::Interrupt => {
+                tracing::info!(
+                    "got SIGINT, shutting down, waiting for all servers connections to be released"
+                );
+                Some(Action::ShutDown(ShutdownMode::WaitForServers))
+            }
+            Signal::Quit => {
+                tracing::info!("got SIGQUIT, fast exit");
+                Some(Action::ShutDown(ShutdownMode::Immediate))
+            }
+            Signal::User1 => {
+                self.pause();
+                None
+            }
+            Signal::User2 => {
+                self.resume(ending);
+                None
+            }
+        }
+    }
+}
+
+fn fast_exit(signal: &str) -> Option<Action> {
+    tracing::info!("got {signal} while shutting down, fast exit");
+    Some(Action::ShutDown(ShutdownMode::Immediate))
+}

@@ -1,0 +1,12 @@
+//! The life of the process: config, build, spawn, wait, drain.
+
+mod cli;
+mod demo;
+mod http;
+mod life;
+mod log;
+mod monitoring;
+mod pooler;
+mod process;
+
+pub use cli::main;

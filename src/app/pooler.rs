@@ -1,0 +1,222 @@
+//! The pooler's threads: one runtime for each worker.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use crate::client::{LoginPolicy, OnConsole, Worker};
+use crate::config::Config;
+use crate::gateway::Queries;
+use crate::net::{
+    Acceptor, ListenError, SocketOptions, tcp_addresses, tcp_listener, unix_listener,
+};
+use crate::pool::Bouncer;
+
+/// On machines with at most this many cores one worker leaves the rest to
+/// PostgreSQL.
+const SMALL_MACHINE: usize = 2;
+
+/// How many workers to run.
+pub fn worker_count(config: &Config, as_pgbouncer: bool) -> usize {
+    match config.pgweir.workers {
+        0 if as_pgbouncer => 1,
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            if cores <= SMALL_MACHINE { 1 } else { cores / 2 }
+        }
+        workers => workers,
+    }
+}
+
+/// Listening sockets before any thread runs: what cannot be had is known at
+/// once.
+pub struct Listeners {
+    tcp: Vec<Vec<std::net::TcpListener>>,
+    unix: Option<std::os::unix::net::UnixListener>,
+    addresses: Vec<String>,
+}
+
+impl Listeners {
+    /// Opens every TCP address once for each worker, and the Unix socket.
+    ///
+    /// # Errors
+    /// One line that says why there is nothing to listen on.
+    pub fn open(config: &Config, workers: usize) -> Result<Listeners, String> {
+        let settings = &config.pgbouncer;
+        let port = u16::try_from(settings.listen_port)
+            .map_err(|_| format!("listen_port {} is not a port", settings.listen_port))?;
+        let addresses =
+            tcp_addresses(&settings.listen_addr, port).map_err(|error| error.to_string())?;
+        let mut listeners = Listeners {
+            tcp: (0..workers).map(|_| Vec::new()).collect(),
+            unix: None,
+            addresses: Vec::new(),
+        };
+        for &address in &addresses {
+            match listeners.open_tcp(address, config) {
+                Ok(()) => listeners.addresses.push(address.to_string()),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        if !addresses.is_empty() && listeners.addresses.is_empty() {
+            return Err(format!(
+                "failed to listen on any address in listen_addr list: {}",
+                settings.listen_addr
+            ));
+        }
+        listeners.open_unix(config, port)?;
+        if listeners.addresses.is_empty() {
+            return Err("nowhere to listen on".into());
+        }
+        Ok(listeners)
+    }
+
+    /// What is listened on, for the log.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    fn open_tcp(&mut self, address: SocketAddr, config: &Config) -> Result<(), ListenError> {
+        let settings = &config.pgbouncer;
+        let (backlog, shared) = (settings.listen_backlog, settings.so_reuseport);
+        let several = self.tcp.len() > 1;
+        if several && !shared {
+            // Ours share the port with each other; nobody else may have it.
+            drop(tcp_listener(address, backlog, false)?);
+        }
+        for worker in &mut self.tcp {
+            worker.push(tcp_listener(address, backlog, shared || several)?);
+        }
+        Ok(())
+    }
+
+    fn open_unix(&mut self, config: &Config, port: u16) -> Result<(), String> {
+        let settings = &config.pgbouncer;
+        if settings.unix_socket_dir.is_empty() || settings.unix_socket_dir.starts_with('@') {
+            return Ok(());
+        }
+        let directory = Path::new(&settings.unix_socket_dir);
+        let path = directory.join(format!(".s.PGSQL.{port}"));
+        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+            return Err("unix socket is in use, cannot continue".into());
+        }
+        let mode = u32::try_from(settings.unix_socket_mode).unwrap_or(0o777);
+        let listener = unix_listener(directory, port, mode).map_err(|error| {
+            tracing::error!("{error}");
+            String::from("failed to create unix socket")
+        })?;
+        self.unix = Some(listener);
+        self.addresses.push(format!("unix:{}", path.display()));
+        Ok(())
+    }
+}
+
+/// The running workers.
+pub struct Pooler {
+    stop: watch::Sender<bool>,
+    quit: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pooler {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// A thread or a runtime could not be had.
+    pub fn start(
+        listeners: Listeners,
+        bouncer: &Arc<Bouncer>,
+        login: &Arc<LoginPolicy>,
+        on_console: &Arc<OnConsole>,
+        queries: Option<&Arc<Queries>>,
+    ) -> std::io::Result<Pooler> {
+        let (stop, _) = watch::channel(false);
+        let (quit, _) = watch::channel(false);
+        let mut pooler = Pooler {
+            stop,
+            quit,
+            threads: Vec::new(),
+        };
+        let mut unix = listeners.unix;
+        for (id, tcp) in listeners.tcp.into_iter().enumerate() {
+            let worker = Worker::new(
+                id,
+                bouncer.clone(),
+                login.clone(),
+                on_console.clone(),
+                queries.cloned(),
+            );
+            // One worker has the Unix socket: local clients are few.
+            let sockets = Sockets {
+                tcp,
+                unix: unix.take(),
+                options: bouncer.socket_options(),
+            };
+            pooler.spawn(worker, sockets)?;
+        }
+        Ok(pooler)
+    }
+
+    /// Stops accepting.
+    pub fn stop_accepting(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Ends the workers and whatever clients they have.
+    pub fn quit(self) {
+        self.stop.send_replace(true);
+        self.quit.send_replace(true);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended with a panic");
+            }
+        }
+    }
+
+    fn spawn(&mut self, worker: Arc<Worker>, sockets: Sockets) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, mut quit) = (self.stop.subscribe(), self.quit.subscribe());
+        let name = format!("worker-{}", worker.id);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            runtime.block_on(async {
+                match sockets.into_acceptors() {
+                    Ok(acceptors) => {
+                        for acceptor in acceptors {
+                            tokio::spawn(worker.clone().accept(acceptor, stop.clone()));
+                        }
+                    }
+                    Err(error) => tracing::error!("a worker cannot listen: {error}"),
+                }
+                drop(quit.wait_for(|quit| *quit).await);
+            });
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+struct Sockets {
+    tcp: Vec<std::net::TcpListener>,
+    unix: Option<std::os::unix::net::UnixListener>,
+    options: SocketOptions,
+}
+
+impl Sockets {
+    fn into_acceptors(self) -> std::io::Result<Vec<Acceptor>> {
+        let mut acceptors = Vec::new();
+        for listener in self.tcp {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            acceptors.push(Acceptor::Tcp(listener, self.options));
+        }
+        if let Some(listener) = self.unix {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            acceptors.push(Acceptor::Unix(listener));
+        }
+        Ok(acceptors)
+    }
+}

@@ -1,0 +1,136 @@
+//! What signals and the console do to the whole process.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use super::life::load_user_list;
+use crate::admin::{self, ShutdownMode};
+use crate::config::Config;
+use crate::http::Reloads;
+use crate::pool::Bouncer;
+
+/// Something the main loop is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// End.
+    ShutDown(ShutdownMode),
+}
+
+/// The handle on the whole process.
+#[derive(Debug)]
+pub struct Process {
+    bouncer: Arc<Bouncer>,
+    actions: mpsc::UnboundedSender<Action>,
+    reloads: Reloads,
+}
+
+impl admin::Process for Process {
+    fn reload(&self) -> Result<(), String> {
+        self.reload_config()
+    }
+
+    fn shut_down(&self, mode: ShutdownMode) {
+        if self.actions.send(Action::ShutDown(mode)).is_err() {
+            tracing::debug!("shutting down already");
+        }
+    }
+}
+
+impl Process {
+    /// A handle whose shutdowns go to `actions` and whose reloads are noted in
+    /// `reloads`.
+    pub fn new(
+        bouncer: Arc<Bouncer>,
+        actions: mpsc::UnboundedSender<Action>,
+        reloads: Reloads,
+    ) -> Process {
+        Process {
+            bouncer,
+            actions,
+            reloads,
+        }
+    }
+
+    /// Reads the configuration again and takes it over. On an error the
+    /// running one stays.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn reload_config(&self) -> Result<(), String> {
+        let result = self.take_over_config();
+        match result {
+            Ok(()) => self.reloads.succeeded(SystemTime::now()),
+            Err(_) => self.reloads.failed(),
+        }
+        result
+    }
+
+    fn take_over_config(&self) -> Result<(), String> {
+        let running = Config::clone(&self.bouncer.config());
+        let path = running.pgbouncer.conffile.clone();
+        let path = path.map_or(running.path.clone(), Into::into);
+        let loaded = Config::load(&path).map_err(|error| error.to_string())?;
+        let reloaded = loaded.reload(&running);
+        for warning in &reloaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        for name in &reloaded.ignored {
+            tracing::warn!("{name} cannot be changed while running, keeping the old value");
+        }
+        let users = load_user_list(&reloaded.config, Some(&self.bouncer.user_list()));
+        self.bouncer.reload(reloaded.config, users);
+        Ok(())
+    }
+
+    /// SIGUSR1.
+    pub fn pause(&self) {
+        if self.bouncer.is_paused() {
+            return tracing::info!("got SIGUSR1, but already paused/suspended");
+        }
+        tracing::info!("got SIGUSR1, pausing all activity");
+        self.bouncer.set_paused(None, true);
+    }
+
+    /// SIGUSR2.
+    pub fn resume(&self, ending: bool) {
+        if ending {
+            return tracing::info!("got SIGUSR2 while shutting down, ignoring");
+        }
+        if !self.bouncer.is_paused() {
+            return tracing::info!("got SIGUSR2, but not paused/suspended");
+        }
+        tracing::info!("got SIGUSR2, continuing from PAUSE");
+        self.bouncer.set_paused(None, false);
+    }
+
+    /// No new logins; with `WaitForServers` no client gets a server any more.
+    pub fn begin_shutdown(&self, mode: ShutdownMode) {
+        self.bouncer.set_shutting_down();
+        if mode == ShutdownMode::WaitForServers {
+            self.bouncer.set_paused(None, true);
+        }
+    }
+
+    /// Sends away the clients that are between transactions.
+    pub fn drain(&self) {
+        for client in &self.bouncer.clients {
+            if client.state() == crate::pool::ClientState::Idle {
+                client.doom("server shutting down");
+            }
+        }
+    }
+
+    /// No server is linked or being logged in; who waits for one is sent
+    /// away.
+    pub fn servers_are_gone(&self) -> bool {
+        for client in &self.bouncer.clients {
+            if client.state() == crate::pool::ClientState::Waiting {
+                client.doom("server shutting down");
+            }
+        }
+        let pools = self.bouncer.pools();
+        pools.iter().all(|pool| pool.numbers().0.total() == 0)
+    }
+}
