@@ -1,0 +1,22 @@
+//! The integration tests, one file per subject.
+
+mod abandon;
+mod bad_config;
+mod cancel;
+mod console;
+mod copy;
+mod drivers;
+mod extended;
+mod harness;
+mod hostile;
+mod login;
+mod metrics;
+mod modes;
+mod operations;
+mod outage;
+mod pool;
+mod prepare;
+mod prepared;
+mod startup;
+mod tidy;
+mod torture;
