@@ -2,13 +2,12 @@
 //!
 //! A worker's [`Observer`] sees each statement once, in its Query or Parse
 //! message, and answers with a [`Slot`]; when the statement has run, what came
-//! of it is recorded under that slot. A statement seen before word for word
-//! costs a hash and a comparison; any other is read by a lexer, brought to its
+//! of it is recorded under that slot. One like a statement seen before, but
+//! for its constants, costs a hash and a comparison; any other is read by a lexer, brought to its
 //! normal form, and found by the form's [`Fingerprint`]. Numbers are written
 //! by their worker alone and added up by whoever reads: [`Queries::rows`] for
 //! the console, [`QueryCollector`] for Prometheus.
 
-mod cache;
 mod export;
 mod form;
 mod keywords;
@@ -19,6 +18,7 @@ mod numbers;
 mod observer;
 mod queries;
 mod slots;
+mod templates;
 mod top;
 mod verb;
 

@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use twox_hash::XxHash3_64;
-
-use super::cache::{Cache, MAX_CACHED};
 use super::form::Fingerprint;
 use super::normalise::{MAX_READ, Normaliser};
 use super::numbers::{Numbers, Outcome, Recorder};
 use super::queries::{DatabaseId, Queries};
 use super::slots::{Slot, Slots};
+use super::templates::{MAX_TEXT, Templates};
 
 /// Tells statements apart and counts them, for **one worker thread**. What it
 /// holds is the worker's own; it meets others only over a statement it has
@@ -19,7 +17,7 @@ use super::slots::{Slot, Slots};
 pub struct Observer {
     queries: Arc<Queries>,
     recorder: Recorder,
-    cache: Cache,
+    templates: Templates,
     normaliser: Normaliser,
     /// Statements with a slot that this worker has seen: at most
     /// `max_statements`.
@@ -31,7 +29,7 @@ impl Observer {
         Observer {
             queries,
             recorder: Recorder(numbers),
-            cache: Cache::new(),
+            templates: Templates::new(),
             normaliser: Normaliser::default(),
             known: HashMap::new(),
         }
@@ -43,15 +41,14 @@ impl Observer {
     pub fn observe(&mut self, database: DatabaseId, text: &[u8]) -> Slot {
         // One byte more tells that there is more.
         let text = &text[..text.len().min(MAX_READ + 1)];
-        if text.len() > MAX_CACHED {
+        if text.len() > MAX_TEXT {
             return self.form(database, text);
         }
-        let hash = XxHash3_64::oneshot(text);
-        if let Some(slot) = self.cache.find(hash, database.0, text) {
+        if let Some(slot) = self.templates.find(database.0, text) {
             return slot;
         }
         let slot = self.form(database, text);
-        self.cache.insert(hash, database.0, text, slot);
+        self.templates.insert(database.0, text, slot);
         slot
     }
 
@@ -109,11 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_too_long_for_the_cache_has_its_slot_too() {
+    fn a_statement_too_long_for_a_template_has_its_slot_too() {
         let (mut observer, shop) = observer();
         let sql = |n: usize| format!("select a from t where b in ({})", vec!["17"; n].join(","));
         let slot = observer.observe(shop, sql(1).as_bytes());
-        assert!(sql(3000).len() > MAX_CACHED && sql(3000).len() < MAX_READ);
+        assert!(sql(3000).len() > MAX_TEXT && sql(3000).len() < MAX_READ);
         assert_eq!(observer.observe(shop, sql(3000).as_bytes()), slot);
     }
 
@@ -140,7 +137,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn with_or_without_the_cache_the_slot_is_the_same(
+        fn with_or_without_templates_the_slot_is_the_same(
             texts in proptest::collection::vec("(select|update) [ab12 ]{0,4}", 0..50),
         ) {
             let (mut observer, shop) = observer();
