@@ -7,9 +7,9 @@ use super::worker::Worker;
 use crate::config::PoolMode;
 use crate::gateway::DatabaseId;
 use crate::pool::Pool;
-use crate::server::Parameters;
 use crate::server::answers::Meter;
 use crate::server::statements::Dictionary;
+use crate::server::{ParameterSets, Parameters};
 use crate::stats::Micros;
 
 /// Lent to the flow for one chunk.
@@ -60,14 +60,10 @@ impl Surroundings for Around<'_> {
         let Some(index) = self.worker.bouncer.tracked.index(name) else {
             return;
         };
-        note(self.client, index, value);
-        let Some(server) = self.server.as_deref_mut() else {
-            return;
-        };
-        note(server, index, value);
-        // One copy for both keeps the comparison at the next link cheap.
-        if **server == **self.client {
-            *self.client = server.clone();
+        let sets = &self.worker.bouncer.parameter_sets;
+        note(self.client, index, value, sets);
+        if let Some(server) = self.server.as_deref_mut() {
+            note(server, index, value, sets);
         }
     }
 
@@ -82,8 +78,10 @@ impl Surroundings for Around<'_> {
 }
 
 /// Notes a value unless it is known already.
-fn note(parameters: &mut Arc<Parameters>, index: usize, value: &str) {
+fn note(parameters: &mut Arc<Parameters>, index: usize, value: &str, sets: &ParameterSets) {
     if parameters.value(index) != Some(value) {
-        Arc::make_mut(parameters).set(index, value);
+        let mut changed = Parameters::clone(parameters);
+        changed.set(index, value);
+        *parameters = sets.share(changed);
     }
 }

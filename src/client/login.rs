@@ -244,6 +244,7 @@ struct PassedSession {
 impl PassedSession {
     fn into_session(self, login: Login, socket: Socket) -> Admitted {
         let bouncer = login.worker.bouncer.clone();
+        let parameters = bouncer.parameter_sets.share(self.parameters);
         bouncer.clients.insert(self.client.key, self.client.clone());
         let registration = Registration {
             client: self.client.clone(),

@@ -15,7 +15,7 @@ use crate::auth::UserList;
 use crate::config::{self, Config, PoolMode};
 use crate::net::{Host, SocketOptions};
 use crate::server::statements::Dictionary;
-use crate::server::{LoginError, Record, Server, Target, Tracked};
+use crate::server::{LoginError, ParameterSets, Record, Server, Target, Tracked};
 use crate::stats::Clock;
 
 /// The name of the console's database.
@@ -34,6 +34,8 @@ pub struct Bouncer {
     pub clock: Clock,
     /// The tracked parameters' names.
     pub tracked: Arc<Tracked>,
+    /// The tracked parameters' values, of all sessions.
+    pub parameter_sets: ParameterSets,
     /// Prepared statements of all clients.
     pub dictionary: Dictionary,
     /// Logged-in clients by cancel key.
@@ -68,6 +70,7 @@ impl Bouncer {
         let bouncer = Arc::new(Bouncer {
             clock: Clock::begin(),
             tracked,
+            parameter_sets: ParameterSets::default(),
             dictionary: Dictionary::default(),
             clients: DashMap::new(),
             consoles: DashMap::new(),

@@ -444,6 +444,10 @@ impl Pool {
             Ok(logged_in) => {
                 let mut server = Box::new(logged_in.server);
                 server.home = home;
+                let parameters = std::mem::take(&mut server.parameters);
+                server.parameters = bouncer
+                    .parameter_sets
+                    .share(Arc::unwrap_or_clone(parameters));
                 self.welcome.store(Some(Arc::new(Welcome {
                     parameters: logged_in.parameters,
                     tracked: server.parameters.clone(),

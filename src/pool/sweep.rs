@@ -70,6 +70,7 @@ impl Bouncer {
             self.sweep_pool(&pool, now);
         }
         self.dictionary.sweep();
+        self.parameter_sets.sweep();
     }
 
     /// The age in force at which a server is closed; zero is after one use.

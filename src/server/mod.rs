@@ -12,5 +12,5 @@ pub use answers::Answers;
 pub use cancel::send_cancel;
 pub use connection::{Exchange, Retired, Server};
 pub use login::{LoggedIn, LoginError, Target, login};
-pub use parameters::{Parameters, Tracked};
+pub use parameters::{ParameterSets, Parameters, Tracked};
 pub use record::{Record, ServerState};

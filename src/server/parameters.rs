@@ -2,7 +2,8 @@
 //!
 //! PgBouncer setting: `track_extra_parameters`.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 
@@ -48,7 +49,7 @@ impl Tracked {
 }
 
 /// The values one session has. Cheap to share: a change makes a copy.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Parameters(Vec<Option<Arc<str>>>);
 
 impl Parameters {
@@ -95,6 +96,37 @@ impl Parameters {
         }
         frontend::put_query(buf, &query);
         true
+    }
+}
+
+/// The sets of values that sessions have now, each held once: sessions with
+/// equal ones share them, so that comparing two is comparing addresses.
+#[derive(Debug, Default)]
+pub struct ParameterSets(Mutex<HashSet<Arc<Parameters>>>);
+
+impl ParameterSets {
+    /// The shared copy of `parameters`.
+    pub fn share(&self, parameters: Parameters) -> Arc<Parameters> {
+        let mut sets = self.sets();
+        if let Some(known) = sets.get(&parameters) {
+            return known.clone();
+        }
+        let shared = Arc::new(parameters);
+        sets.insert(shared.clone());
+        shared
+    }
+
+    /// Forgets sets that no session has any more.
+    pub fn sweep(&self) {
+        let mut sets = self.sets();
+        sets.retain(|set| Arc::strong_count(set) > 1);
+        if sets.len() < sets.capacity() / 4 {
+            sets.shrink_to_fit();
+        }
+    }
+
+    fn sets(&self) -> MutexGuard<'_, HashSet<Arc<Parameters>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,6 +178,19 @@ mod tests {
             "\"$user\", public"
         );
         assert_eq!(quote("search_path", ""), "''");
+    }
+
+    #[test]
+    fn equal_sets_are_one_and_unused_ones_are_swept() {
+        let names = Tracked::new("");
+        let sets = ParameterSets::default();
+        let one = sets.share(with(&names, &[("TimeZone", "UTC")]));
+        let same = sets.share(with(&names, &[("TimeZone", "UTC")]));
+        let other = sets.share(with(&names, &[("TimeZone", "GMT")]));
+        assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
+        drop(other);
+        sets.sweep();
+        assert_eq!(sets.sets().len(), 1);
     }
 
     #[test]
