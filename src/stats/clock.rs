@@ -1,7 +1,9 @@
 //! Time as the data path counts it: whole microseconds since the clock began.
 
 use std::ops::Add;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// A moment, in microseconds since the [`Clock`] began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -35,7 +37,8 @@ impl Add<Duration> for Micros {
 /// A monotonic clock and the wall-clock time it began at.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    begun: Instant,
+    /// Microseconds of the system's monotonic clock.
+    begun: u64,
     wall: SystemTime,
 }
 
@@ -43,14 +46,14 @@ impl Clock {
     /// Begins now.
     pub fn begin() -> Clock {
         Clock {
-            begun: Instant::now(),
+            begun: monotonic(),
             wall: SystemTime::now(),
         }
     }
 
     /// The present moment.
     pub fn now(&self) -> Micros {
-        Micros(self.begun.elapsed().as_micros() as u64)
+        Micros(monotonic().wrapping_sub(self.begun))
     }
 
     /// The wall-clock time of a moment, for people. Steps of the wall clock
@@ -58,6 +61,13 @@ impl Clock {
     pub fn wall(&self, at: Micros) -> SystemTime {
         self.wall + Duration::from_micros(at.0)
     }
+}
+
+/// `Instant` would keep the time in nanoseconds of seconds and check every
+/// difference; the data path asks several times for each transaction.
+fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
 }
 
 #[cfg(test)]
