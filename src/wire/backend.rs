@@ -3,7 +3,7 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use pgwire::messages::Message;
 use pgwire::messages::response::{
     CommandComplete, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus,
@@ -157,6 +157,20 @@ pub fn put_ready(buf: &mut BytesMut) {
     put(buf, &ReadyForQuery::new(TransactionStatus::Idle));
 }
 
+/// Writes ParameterStatus. By hand: a greeting has a dozen of them, and
+/// pgwire wants strings of its own for each.
+pub fn put_parameter_status(buf: &mut BytesMut, name: &str, value: &str) {
+    let length = 4 + name.len() + 1 + value.len() + 1;
+    // Both come from a message of at most a few kilobytes.
+    let length = u32::try_from(length).expect("names and values are short");
+    buf.put_u8(PARAMETER_STATUS);
+    buf.put_u32(length);
+    buf.put_slice(name.as_bytes());
+    buf.put_u8(0);
+    buf.put_slice(value.as_bytes());
+    buf.put_u8(0);
+}
+
 /// Writes any message pgwire knows.
 pub fn put(buf: &mut BytesMut, message: &impl Message) {
     let before = buf.len();
@@ -191,6 +205,14 @@ mod tests {
         assert_eq!(error_fields(b"SFATAL\0Mhalf").severity, "FATAL");
         assert_eq!(sqlstate(b"SFATAL\0\0"), None);
         assert_eq!(sqlstate(b"SFATAL\0C57P01\0\0"), Some(*b"57P01"));
+    }
+
+    #[test]
+    fn a_parameter_status_is_read_as_it_was_written() {
+        let mut buf = BytesMut::new();
+        put_parameter_status(&mut buf, "TimeZone", "UTC");
+        assert_eq!(&buf[..5], b"S\0\0\0\x11");
+        assert_eq!(parameter(&buf[5..]), Some(("TimeZone", "UTC")));
     }
 
     #[test]
