@@ -99,6 +99,14 @@ struct Seat {
     waker: Option<Waker>,
 }
 
+impl Seat {
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
 impl PartialEq for Client {
     fn eq(&self, other: &Client) -> bool {
         self.id == other.id
@@ -265,8 +273,9 @@ impl Client {
 
     /// Hands it what it waits for and wakes it.
     pub fn grant(&self, grant: Grant) {
-        self.seat().grant = Some(grant);
-        self.wake();
+        let mut seat = self.seat();
+        seat.grant = Some(grant);
+        seat.wake();
     }
 
     /// Takes what it has been handed.
@@ -275,7 +284,7 @@ impl Client {
     }
 
     /// Notes whom to wake. The waker of a task stays the same, so once is
-    /// enough for each wait.
+    /// enough.
     pub fn set_waker(&self, waker: &Waker) {
         let mut seat = self.seat();
         if !seat.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
@@ -284,10 +293,7 @@ impl Client {
     }
 
     fn wake(&self) {
-        let waker = self.seat().waker.clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.seat().wake();
     }
 
     fn seat(&self) -> std::sync::MutexGuard<'_, Seat> {

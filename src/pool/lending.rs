@@ -130,18 +130,6 @@ impl Pool {
         self.welcome.load_full()
     }
 
-    /// Takes an idle server at once, if there is one that is still good.
-    pub fn take_idle(self: &Arc<Self>, home: usize) -> Option<Lease> {
-        loop {
-            let server = self.state().take_idle(home)?;
-            if server.channel.stream.is_quiet() && !server.record.is_marked() {
-                return Some(Lease::new(server, self.clone()));
-            }
-            self.state().active_closing();
-            self.close_counted(server, "server conn crashed or got dirty");
-        }
-    }
-
     /// Asks for a server. When the answer is `Queued`, a [`Grant`] comes to
     /// the client, or the client leaves with [`Pool::leave`].
     pub fn checkout(
@@ -150,20 +138,31 @@ impl Pool {
         home: usize,
         now: Micros,
     ) -> Checkout<Lease> {
-        if let Some(lease) = self.take_idle(home) {
-            return Checkout::Ready(lease);
+        loop {
+            let mut state = self.state();
+            let answer = state.checkout(client, home, now);
+            let launch = state.logins_wanted(now) > 0;
+            drop(state);
+            match answer {
+                Checkout::Ready(server) if is_fit(&server) => {
+                    return Checkout::Ready(Lease::new(server, self.clone()));
+                }
+                Checkout::Ready(server) => {
+                    self.state().active_closing();
+                    self.close_counted(server, "server conn crashed or got dirty");
+                    continue;
+                }
+                Checkout::Failing(failure) => return Checkout::Failing(failure),
+                Checkout::Queued => {}
+            }
+            if launch {
+                self.launch(home);
+            }
+            if self.is_removed() {
+                self.dismiss_waiting();
+            }
+            return Checkout::Queued;
         }
-        let answer = self.state().checkout(client.clone(), home, now);
-        let answer = match answer {
-            Checkout::Ready(server) => Checkout::Ready(Lease::new(server, self.clone())),
-            Checkout::Queued => Checkout::Queued,
-            Checkout::Failing(failure) => Checkout::Failing(failure),
-        };
-        self.launch(home);
-        if self.is_removed() {
-            self.dismiss_waiting();
-        }
-        answer
     }
 
     /// A queued client goes. A server that was just granted to it is passed
@@ -592,6 +591,11 @@ impl Pool {
         // still the best there is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an idle server is still good.
+fn is_fit(server: &Server) -> bool {
+    server.channel.stream.is_quiet() && !server.record.is_marked()
 }
 
 /// Counts a login as failed when its task is dropped.

@@ -122,7 +122,7 @@ pub struct State<S, W> {
     paused: bool,
 }
 
-impl<S, W: PartialEq> State<S, W> {
+impl<S, W: PartialEq + Clone> State<S, W> {
     /// An empty pool.
     pub fn new(limits: Limits) -> State<S, W> {
         State {
@@ -153,7 +153,7 @@ impl<S, W: PartialEq> State<S, W> {
     }
 
     /// A client asks for a server.
-    pub fn checkout(&mut self, client: W, home: usize, now: Micros) -> Checkout<S> {
+    pub fn checkout(&mut self, client: &W, home: usize, now: Micros) -> Checkout<S> {
         if let Some(server) = self.take_idle(home) {
             return Checkout::Ready(server);
         }
@@ -164,7 +164,10 @@ impl<S, W: PartialEq> State<S, W> {
         {
             return Checkout::Failing(failing.failure.clone());
         }
-        self.waiting.push_back(Waiting { client, since: now });
+        self.waiting.push_back(Waiting {
+            client: client.clone(),
+            since: now,
+        });
         Checkout::Queued
     }
 
@@ -473,11 +476,11 @@ mod tests {
     fn a_flood_opens_as_many_servers_as_wait_up_to_the_size() {
         let mut pool = pool(3);
         for client in 0..2 {
-            assert_eq!(pool.checkout(client, 0, at(0)), Checkout::Queued);
+            assert_eq!(pool.checkout(&client, 0, at(0)), Checkout::Queued);
         }
         assert_eq!(pool.logins_wanted(at(0)), 2);
         for client in 2..10 {
-            pool.checkout(client, 0, at(0));
+            pool.checkout(&client, 0, at(0));
         }
         assert_eq!(pool.logins_wanted(at(0)), 3);
         (0..3).for_each(|_| pool.login_begun());
@@ -487,12 +490,12 @@ mod tests {
     #[test]
     fn servers_go_to_the_longest_waiting() {
         let mut pool = pool(1);
-        pool.checkout(7, 0, at(0));
-        pool.checkout(8, 0, at(1));
+        pool.checkout(&7, 0, at(0));
+        pool.checkout(&8, 0, at(1));
         assert_eq!(open(&mut pool, 100), Returned::Granted(7, 100));
         assert_eq!(pool.release(100, 0, at(2)), Returned::Granted(8, 100));
         assert_eq!(pool.release(100, 0, at(3)), Returned::Kept);
-        assert_eq!(pool.checkout(9, 0, at(4)), Checkout::Ready(100));
+        assert_eq!(pool.checkout(&9, 0, at(4)), Checkout::Ready(100));
     }
 
     #[test]
@@ -511,7 +514,7 @@ mod tests {
     #[test]
     fn a_client_that_left_gets_nothing() {
         let mut pool = pool(1);
-        pool.checkout(7, 0, at(0));
+        pool.checkout(&7, 0, at(0));
         assert!(pool.leave(&7));
         assert!(!pool.leave(&7));
         assert_eq!(open(&mut pool, 100), Returned::Kept);
@@ -521,7 +524,7 @@ mod tests {
     fn after_a_failure_one_login_at_a_time_with_growing_pauses() {
         let mut pool = pool(5);
         (0..5).for_each(|client| {
-            pool.checkout(client, 0, at(0));
+            pool.checkout(&client, 0, at(0));
         });
         pool.login_begun();
         let failure = LoginFailure {
@@ -542,20 +545,20 @@ mod tests {
     #[test]
     fn a_refusal_is_told_to_all_who_wait_and_to_newcomers() {
         let mut pool = pool(5);
-        pool.checkout(1, 0, at(0));
-        pool.checkout(2, 0, at(0));
+        pool.checkout(&1, 0, at(0));
+        pool.checkout(&2, 0, at(0));
         pool.login_begun();
         assert_eq!(pool.login_failed(refusal(), at(0)), [1, 2]);
-        assert!(matches!(pool.checkout(3, 0, at(0)), Checkout::Failing(_)));
+        assert!(matches!(pool.checkout(&3, 0, at(0)), Checkout::Failing(_)));
     }
 
     #[test]
     fn after_the_pause_a_newcomer_waits_for_a_new_attempt() {
         let mut pool = pool(5);
-        pool.checkout(1, 0, at(0));
+        pool.checkout(&1, 0, at(0));
         pool.login_begun();
         pool.login_failed(refusal(), at(0));
-        assert_eq!(pool.checkout(2, 0, at(1)), Checkout::Queued);
+        assert_eq!(pool.checkout(&2, 0, at(1)), Checkout::Queued);
         assert_eq!(pool.logins_wanted(at(1)), 1);
     }
 
@@ -563,11 +566,11 @@ mod tests {
     fn a_failure_beside_a_working_server_lets_clients_wait() {
         let mut pool = pool(2);
         open(&mut pool, 1);
-        assert_eq!(pool.checkout(1, 0, at(0)), Checkout::Ready(1));
-        pool.checkout(2, 0, at(0));
+        assert_eq!(pool.checkout(&1, 0, at(0)), Checkout::Ready(1));
+        pool.checkout(&2, 0, at(0));
         pool.login_begun();
         assert_eq!(pool.login_failed(refusal(), at(0)), [0u32; 0]);
-        assert_eq!(pool.checkout(3, 0, at(0)), Checkout::Queued);
+        assert_eq!(pool.checkout(&3, 0, at(0)), Checkout::Queued);
     }
 
     #[test]
@@ -580,7 +583,7 @@ mod tests {
         });
         open(&mut pool, 1);
         pool.take_idle(0);
-        pool.checkout(1, 0, at(0));
+        pool.checkout(&1, 0, at(0));
         assert_eq!(pool.logins_wanted(at(5)), 0);
         assert_eq!(pool.logins_wanted(at(6)), 1);
     }
@@ -605,7 +608,7 @@ mod tests {
         let mut pool = pool(1);
         open(&mut pool, 1);
         pool.take_idle(0);
-        pool.checkout(1, 0, at(0));
+        pool.checkout(&1, 0, at(0));
         pool.active_closing();
         assert_eq!(pool.logins_wanted(at(0)), 0);
         pool.closed();
@@ -615,7 +618,7 @@ mod tests {
     #[test]
     fn a_login_nobody_wants_any_more_makes_room_when_it_is_gone() {
         let mut pool = pool(1);
-        pool.checkout(1, 0, at(0));
+        pool.checkout(&1, 0, at(0));
         pool.login_begun();
         pool.login_closing();
         assert_eq!(pool.logins_wanted(at(0)), 0);
@@ -630,7 +633,7 @@ mod tests {
         open(&mut pool, 2);
         assert_eq!(pool.take_idle(0), Some(2));
         pool.set_paused(true);
-        assert_eq!(pool.checkout(1, 0, at(0)), Checkout::Queued);
+        assert_eq!(pool.checkout(&1, 0, at(0)), Checkout::Queued);
         assert_eq!(pool.logins_wanted(at(0)), 0);
         assert_eq!(pool.release(2, 0, at(0)), Returned::Close(2));
         pool.set_paused(false);
