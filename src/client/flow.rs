@@ -333,6 +333,10 @@ impl Flow {
                 Some(Err(_)) => return Err(ServerFault(chunk[at])),
                 Some(Ok(header)) => header,
             };
+            if server.answers.is_row(header.tag) {
+                server.incoming = header.total();
+                continue;
+            }
             let whole = chunk.len() - at >= header.total();
             if !whole && needed_whole(header, &server.answers)? {
                 return Ok(arrived);

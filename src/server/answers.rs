@@ -274,6 +274,14 @@ impl Answers {
         }
     }
 
+    /// A message that changes nothing and passes: a row of the result that is
+    /// being got. Most of what servers send is that.
+    pub fn is_row(&self, tag: u8) -> bool {
+        tag == msg::DATA_ROW
+            && self.copying == Copying::No
+            && matches!(self.queue.front(), Some(Owed::Query(_) | Owed::Execute(_)))
+    }
+
     fn step(&self) -> Step {
         Step {
             forward: !matches!(self.queue.front(), Some(Owed::Internal)),
