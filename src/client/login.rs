@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pgwire::messages::startup::{
-    Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey,
+    Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey,
 };
 use tokio::sync::Semaphore;
 
@@ -74,9 +74,9 @@ impl Drop for Socket {
 /// What a login came to.
 pub enum Admitted {
     /// A client of a pool, greeted.
-    Session(Session, Registration),
+    Session(Box<Session>, Registration),
     /// A client of the console, not greeted yet.
-    Console(ConsoleClient),
+    Console(Box<ConsoleClient>),
     /// Refused, gone, or a cancel request.
     Nobody,
 }
@@ -193,7 +193,7 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
     match outcome {
         Ok(Passed::Nobody) | Err(Refusal::Silent) => Admitted::Nobody,
         Ok(Passed::Session(passed)) => passed.into_session(login, socket),
-        Ok(Passed::Console(mut client)) => Admitted::Console(ConsoleClient {
+        Ok(Passed::Console(mut client)) => Admitted::Console(Box::new(ConsoleClient {
             channel: login.channel,
             user: std::mem::take(&mut client.user),
             admin: client.admin,
@@ -201,7 +201,7 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
             greeting: client.greeting,
             connected_at: login.connected_at,
             socket,
-        }),
+        })),
         Err(Refusal::Fatal(message)) => {
             send_fatal(worker, login.channel, backend::PROTOCOL_VIOLATION, &message).await;
             Admitted::Nobody
@@ -254,15 +254,14 @@ impl PassedSession {
         };
         let counters = &self.pool.counters[login.worker.id];
         counters.client_logins.add(1);
-        let parameters = Arc::new(self.parameters);
         Admitted::Session(
-            Session::new(
+            Box::new(Session::new(
                 login.channel,
                 self.client,
                 self.pool,
                 login.worker,
                 parameters,
-            ),
+            )),
             registration,
         )
     }
@@ -621,8 +620,7 @@ fn put_greeting(
             .tracked
             .index(name)
             .and_then(|index| own.value(index));
-        let value = tracked.unwrap_or(value).to_owned();
-        backend::put(&mut rest, &ParameterStatus::new(name.clone(), value));
+        backend::put_parameter_status(&mut rest, name, tracked.unwrap_or(value));
     }
     let (pid, secret) = key.split_at(4);
     let word = |bytes: &[u8]| i32::from_be_bytes(bytes.try_into().expect("four of eight bytes"));

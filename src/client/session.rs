@@ -126,17 +126,22 @@ impl Session {
     }
 
     /// Serves the client until the session ends; then the channel can be used
-    /// for a last word if that may be said.
-    pub async fn run(mut self) -> (End, Option<Channel>) {
+    /// for a last word if that may be said. Boxed, because a future holds what
+    /// is moved into it several times.
+    pub async fn run(mut self: Box<Self>) -> (End, Option<Channel>) {
+        std::future::poll_fn(|cx| {
+            self.state.client.set_waker(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         let end = std::future::poll_fn(|cx| self.poll(cx)).await;
         let may_speak = self.state.at_message_boundary() && self.channel.is_drained();
         self.state.leave();
-        let Session { channel, .. } = self;
+        let Session { channel, .. } = *self;
         (end, may_speak.then_some(channel))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.state.client.set_waker(cx.waker());
         loop {
             if let Some(doom) = self.state.client.doomed() {
                 return Poll::Ready(End::Fatal(doom.message));
@@ -149,39 +154,43 @@ impl Session {
         }
     }
 
-    /// Does what can be done now; false when nothing could.
+    /// Does what can be done now; true while there may be more. Whatever is
+    /// not asked again has said that it will wake this task.
     fn step(&mut self, cx: &mut Context<'_>) -> Outcome<bool> {
-        let mut progress = self.flush(cx)?;
-        progress |= self.take_grant(cx)?;
-        progress |= self.pump_server(cx)?;
-        progress |= self.pump_client(cx)?;
-        Ok(progress)
+        self.flush(cx)?;
+        let blocked = self.unsent();
+        self.take_grant(cx)?;
+        let served = self.pump_server(cx)? && self.state.lease.is_some();
+        let asked = self.pump_client(cx)?;
+        let unsent = self.unsent();
+        Ok(served || asked || (unsent.0 && !blocked.0) || (unsent.1 && !blocked.1))
     }
 
-    fn flush(&mut self, cx: &mut Context<'_>) -> Outcome<bool> {
-        let mut progress = false;
-        if !self.channel.is_drained() {
-            match self.channel.poll_flush(cx) {
-                Poll::Ready(Ok(())) => progress = true,
-                Poll::Ready(Err(_)) => return Err(End::Lost("client unexpected eof")),
-                Poll::Pending => {}
-            }
+    /// Whether bytes wait for the client's, and for the server's socket.
+    fn unsent(&self) -> (bool, bool) {
+        let lease = self.state.lease.as_ref();
+        let to_server = lease.is_some_and(|lease| !lease.channel.is_drained());
+        (!self.channel.is_drained(), to_server)
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) -> Outcome<()> {
+        if !self.channel.is_drained()
+            && let Poll::Ready(Err(_)) = self.channel.poll_flush(cx)
+        {
+            return Err(End::Lost("client unexpected eof"));
         }
         if let Some(lease) = &mut self.state.lease
             && !lease.channel.is_drained()
+            && let Poll::Ready(Err(_)) = lease.channel.poll_flush(cx)
         {
-            match lease.channel.poll_flush(cx) {
-                Poll::Ready(Ok(())) => progress = true,
-                Poll::Ready(Err(_)) => return Err(self.state.server_lost()),
-                Poll::Pending => {}
-            }
+            return Err(self.state.server_lost());
         }
-        Ok(progress)
+        Ok(())
     }
 
-    fn take_grant(&mut self, cx: &mut Context<'_>) -> Outcome<bool> {
+    fn take_grant(&mut self, cx: &mut Context<'_>) -> Outcome<()> {
         if !matches!(self.state.phase, Phase::Waiting) {
-            return Ok(false);
+            return Ok(());
         }
         if self.state.client.take_wait_notice() {
             let mut notice = BytesMut::new();
@@ -191,7 +200,7 @@ impl Session {
                 .map_err(|_| End::Lost("client unexpected eof"))?;
         }
         match self.state.client.take_grant() {
-            None => return Ok(false),
+            None => return Ok(()),
             Some(Grant::Failed(failure)) => {
                 self.state.phase = Phase::Serving;
                 return Err(refused(&failure));
@@ -201,8 +210,7 @@ impl Session {
                 self.state.link(cx, lease)?;
             }
         }
-        self.retake(cx)?;
-        Ok(true)
+        self.retake(cx)
     }
 
     /// Deals with bytes of the client that came while it had no server.

@@ -142,7 +142,7 @@ async fn serve(worker: Arc<Worker>, stream: Stream) {
     let admitted = Box::pin(login::log_in(&worker, stream, socket)).await;
     let (session, registration) = match admitted {
         Admitted::Session(session, registration) => (session, registration),
-        Admitted::Console(client) => return worker.to_console(client),
+        Admitted::Console(client) => return worker.to_console(*client),
         Admitted::Nobody => return,
     };
     let (end, channel) = session.run().await;
@@ -174,5 +174,23 @@ pub(super) async fn send_fatal(worker: &Worker, channel: Channel, sqlstate: &str
     let sent = tokio::time::timeout(LAST_WORD_LIMIT, channel.close_with(&fatal)).await;
     if !matches!(sent, Ok(Ok(()))) {
         tracing::debug!("client did not take its last message");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::Session;
+    use super::*;
+
+    /// Bytes of the task of one client. It lives as long as the client does,
+    /// so this is what thousands of idle ones cost.
+    fn task_size<F: Future>(_: fn(Arc<Worker>, Stream) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_is_small() {
+        let all = task_size(serve) + size_of::<Session>() + size_of::<crate::pool::Client>();
+        assert!(all <= 768, "{all} bytes");
     }
 }
