@@ -359,6 +359,9 @@ impl Session {
             return Ok(());
         }
         let back = std::mem::take(&mut self.state.back);
+            if empty {
+                state.take_canonical(&lease);
+            }
         self.channel
             .send(cx, &back)
             .map_err(|_| End::Lost("client unexpected eof"))
@@ -523,6 +526,16 @@ impl State {
             Err(end) => {
                 self.lease = Some(lease);
                 (0, Err(end))
+    /// The server has been brought to the client's parameters: from now on the
+    /// client has them as the server spells them.
+    fn take_canonical(&mut self, lease: &Lease) {
+        Arc::make_mut(&mut self.parameters)
+            .take_canonical(&lease.parameters, &self.worker.bouncer.tracked);
+        if *self.parameters == *lease.parameters {
+            self.parameters = lease.parameters.clone();
+        }
+    }
+
             }
         }
     }
