@@ -207,6 +207,21 @@ fn a_value_in_other_words_than_the_servers_is_set_once() {
 }
 
 #[test]
+fn login_notify_message_greets_clients() {
+    let pooler = Ini::transaction()
+        .set("login_notify_message", "Be welcome")
+        .start();
+    let mut client = pooler.client();
+    client.run("select 1");
+    let notices: Vec<_> = client
+        .asides
+        .iter()
+        .map(|aside| format!("{aside:?}"))
+        .collect();
+    assert!(notices[0].contains("Be welcome"), "{notices:?}");
+}
+
+#[test]
 fn extra_parameters_are_tracked_where_the_server_reports_them() {
     let pooler = Ini::transaction().one_server().start();
     let login = pooler.login("alice").parameter("IntervalStyle", "iso_8601");
