@@ -388,7 +388,7 @@ impl State {
                 client: &mut self.parameters,
             };
             match self.flow.unlinked(chunk, &mut around, &mut self.back) {
-                Err(fault) => return (0, Err(fault_end(fault))),
+                Err(fault) => return (0, Err(self.fault_end(&fault))),
                 Ok((taken, Stop::End)) => {
                     self.client.set_prepared(self.flow.prepared());
                     return (taken, Ok(()));
@@ -507,7 +507,7 @@ impl State {
             self.begin_query(now);
         }
         let result = match (walked, sent) {
-            (Err(fault), _) => Err(fault_end(fault)),
+            (Err(fault), _) => Err(self.fault_end(&fault)),
             (_, Err(_)) => {
                 self.lease = Some(lease);
                 return (0, Err(self.server_lost()));
@@ -671,10 +671,6 @@ fn rules(worker: &Worker) -> Rules {
     }
 }
 
-fn fault_end(fault: ClientFault) -> End {
-    End::Fatal(fault.message())
-}
-
 fn refused(failure: &crate::pool::state::LoginFailure) -> End {
     End::Refused {
         sqlstate: failure.sqlstate.clone(),
@@ -686,6 +682,21 @@ fn cached_failure(failure: &crate::pool::state::LoginFailure) -> End {
     End::Refused {
         sqlstate: failure.sqlstate.clone(),
         message: format!(
+    fn fault_end(&self, fault: &ClientFault) -> End {
+        if let ClientFault::NameInUse(name) = fault {
+            let name = String::from_utf8_lossy(name);
+            let client = &self.client;
+            tracing::error!(
+                "C-{:#x}: {}/{}@{} prepared statement '{name}' was already prepared",
+                client.id,
+                client.database.name,
+                client.user.name,
+                client.address
+            );
+        }
+        End::Fatal(fault.message())
+    }
+
             "server login has been failing, cached error: {} (server_login_retry)",
             failure.message
         ),
