@@ -1,11 +1,13 @@
 //! Operating a running pooler: pause, resume, reload, kill, shut down, signals.
 
 use crate::harness::backend::{Fields, Message};
-use crate::harness::frontend::query;
+use crate::harness::frontend::{query, startup};
 use crate::harness::pooler::{Ini, Pooler};
 use crate::harness::wire::{Lost, Wire, cancel};
 use crate::harness::{becomes, eventually, only_pgweir};
 use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 #[track_caller]
 fn assert_error(error: &Fields, text: &str) {
@@ -389,6 +391,34 @@ fn shutdown_wait_for_clients_serves_them_to_the_end() {
     client.leave();
     console.leave();
     assert_eq!(pooler.wait_end().code(), Some(0));
+}
+
+#[test]
+fn a_waiting_shutdown_leaves_the_unix_socket_to_the_console() {
+    let mut pooler = Ini::transaction().start();
+    let client = pooler.client();
+    pooler.console("SHUTDOWN WAIT_FOR_CLIENTS");
+    becomes("the network's listener is closed", true, || {
+        Wire::try_connect(pooler.address()).is_none()
+    });
+    let name = format!(".s.PGSQL.{}", pooler.address().port());
+    let path = pooler.folder.path().join(name);
+    let says = |user: &str, database: &str| {
+        let mut stream = UnixStream::connect(&path).expect("it listens");
+        let packet = startup(&[("user", user), ("database", database)]);
+        let query = query("SHOW VERSION");
+        let terminate = b"X\0\0\0\x04".to_vec();
+        let all = [packet, query, terminate].concat();
+        stream.write_all(&all).expect("it reads");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("it answers");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    assert!(says("alice", "db").contains("pooler is shutting down"));
+    assert!(says("admin", "pgbouncer").contains("PgBouncer"));
+    client.leave();
+    assert_eq!(pooler.wait_end().code(), Some(0));
+    assert!(UnixStream::connect(&path).is_err());
 }
 
 #[test]

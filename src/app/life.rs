@@ -296,11 +296,13 @@ impl Life {
             if front.is_some_and(|front| !front.is_drained()) {
                 continue;
             }
-            let since = *draining_since.get_or_insert_with(|| {
+            let Some(since) = draining_since else {
                 pooler.stop_accepting();
                 self.process.begin_shutdown(mode);
-                Instant::now()
-            });
+                draining_since = Some(Instant::now());
+                // Who waits is sent away with the next tick, as by PgBouncer.
+                continue;
+            };
             if let Some(ended) = self.ended(mode, since) {
                 return ended;
             }

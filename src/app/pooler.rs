@@ -163,7 +163,8 @@ impl Pooler {
         Ok(pooler)
     }
 
-    /// Stops accepting.
+    /// Stops accepting from the network. The Unix socket stays until the end,
+    /// for the console.
     pub fn stop_accepting(&self) {
         self.stop.send_replace(true);
     }
@@ -190,7 +191,11 @@ impl Pooler {
                 match sockets.into_acceptors() {
                     Ok(acceptors) => {
                         for acceptor in acceptors {
-                            tokio::spawn(worker.clone().accept(acceptor, stop.clone()));
+                            let until = match acceptor {
+                                Acceptor::Tcp(..) => stop.clone(),
+                                Acceptor::Unix(_) => quit.clone(),
+                            };
+                            tokio::spawn(worker.clone().accept(acceptor, until));
                         }
                     }
                     Err(error) => tracing::error!("a worker cannot listen: {error}"),
