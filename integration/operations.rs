@@ -8,6 +8,7 @@ use crate::harness::{becomes, eventually, only_pgweir};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 #[track_caller]
 fn assert_error(error: &Fields, text: &str) {
@@ -192,6 +193,32 @@ fn reconnect_replaces_servers_as_they_come_free() {
         &pooler.console_error("RECONNECT pgbouncer"),
         "cannot reconnect admin db: pgbouncer",
     );
+}
+
+#[test]
+fn server_fast_close_ends_sessions_between_their_transactions() {
+    let pooler = Ini::session().set("server_fast_close", 1).start();
+    let (mut idle, mut busy) = (pooler.client(), pooler.client());
+    idle.run("select 1");
+    busy.run("begin");
+    pooler.console("RECONNECT");
+    let text = "database configuration changed";
+    assert_eq!(idle.expect_fatal().text(), text);
+    busy.run("select 'goes on'");
+    assert_eq!(busy.query("commit").succeeded().status, 'I');
+    assert_eq!(busy.expect_fatal().text(), text);
+}
+
+#[test]
+fn server_fast_close_leaves_clients_of_other_modes_alone() {
+    let pooler = Ini::transaction().set("server_fast_close", 1).start();
+    let mut client = pooler.client();
+    client.run("begin");
+    let pid = client.backend_pid();
+    pooler.console("RECONNECT");
+    std::thread::sleep(Duration::from_millis(700));
+    client.run("commit");
+    assert_ne!(client.backend_pid(), pid);
 }
 
 #[test]
@@ -576,7 +603,7 @@ fn random_commands_never_hang_the_console() {
                 else {
                     continue;
                 };
-                client.patience(std::time::Duration::from_millis(200));
+                client.patience(Duration::from_millis(200));
                 client.send(query("select 'mine'"));
                 match client.try_recv() {
                     Ok(Message::RowDescription(_)) => {

@@ -138,7 +138,9 @@ impl Session {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.state.client.set_waker(cx.waker());
         loop {
-            if let Some(doom) = self.state.client.doomed() {
+            if let Some(doom) = self.state.client.doomed()
+                && (!doom.is_patient() || self.state.is_between_transactions())
+            {
                 return Poll::Ready(End::Fatal(doom.message));
             }
             match self.step(cx) {
@@ -702,3 +704,8 @@ fn cached_failure(failure: &crate::pool::state::LoginFailure) -> End {
         ),
     }
 }
+    fn is_between_transactions(&self) -> bool {
+        let settled = |lease: &Lease| lease.exchange.is_settled() && lease.channel.is_clean();
+        matches!(self.phase, Phase::Serving) && self.lease.as_ref().is_none_or(settled)
+    }
+
