@@ -300,7 +300,9 @@ impl Life {
                 pooler.stop_accepting();
                 self.process.begin_shutdown(mode);
                 draining_since = Some(Instant::now());
-                // Who waits is sent away with the next tick, as by PgBouncer.
+                // Who waits is sent away by the next tick, as by PgBouncer, and
+                // a whole one later: the command's own answer comes first.
+                tick.reset();
                 continue;
             };
             if let Some(ended) = self.ended(mode, since) {
