@@ -1,11 +1,14 @@
 //! Operating a running pooler: pause, resume, reload, kill, shut down, signals.
 
 use crate::harness::backend::{Fields, Message};
-use crate::harness::frontend::query;
+use crate::harness::frontend::{query, startup};
 use crate::harness::pooler::{Ini, Pooler};
 use crate::harness::wire::{Lost, Wire, cancel};
 use crate::harness::{becomes, eventually, only_pgweir};
 use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 #[track_caller]
 fn assert_error(error: &Fields, text: &str) {
@@ -190,6 +193,32 @@ fn reconnect_replaces_servers_as_they_come_free() {
         &pooler.console_error("RECONNECT pgbouncer"),
         "cannot reconnect admin db: pgbouncer",
     );
+}
+
+#[test]
+fn server_fast_close_ends_sessions_between_their_transactions() {
+    let pooler = Ini::session().set("server_fast_close", 1).start();
+    let (mut idle, mut busy) = (pooler.client(), pooler.client());
+    idle.run("select 1");
+    busy.run("begin");
+    pooler.console("RECONNECT");
+    let text = "database configuration changed";
+    assert_eq!(idle.expect_fatal().text(), text);
+    busy.run("select 'goes on'");
+    assert_eq!(busy.query("commit").succeeded().status, 'I');
+    assert_eq!(busy.expect_fatal().text(), text);
+}
+
+#[test]
+fn server_fast_close_leaves_clients_of_other_modes_alone() {
+    let pooler = Ini::transaction().set("server_fast_close", 1).start();
+    let mut client = pooler.client();
+    client.run("begin");
+    let pid = client.backend_pid();
+    pooler.console("RECONNECT");
+    std::thread::sleep(Duration::from_millis(700));
+    client.run("commit");
+    assert_ne!(client.backend_pid(), pid);
 }
 
 #[test]
@@ -392,6 +421,34 @@ fn shutdown_wait_for_clients_serves_them_to_the_end() {
 }
 
 #[test]
+fn a_waiting_shutdown_leaves_the_unix_socket_to_the_console() {
+    let mut pooler = Ini::transaction().start();
+    let client = pooler.client();
+    pooler.console("SHUTDOWN WAIT_FOR_CLIENTS");
+    becomes("the network's listener is closed", true, || {
+        Wire::try_connect(pooler.address()).is_none()
+    });
+    let name = format!(".s.PGSQL.{}", pooler.address().port());
+    let path = pooler.folder.path().join(name);
+    let says = |user: &str, database: &str| {
+        let mut stream = UnixStream::connect(&path).expect("it listens");
+        let packet = startup(&[("user", user), ("database", database)]);
+        let query = query("SHOW VERSION");
+        let terminate = b"X\0\0\0\x04".to_vec();
+        let all = [packet, query, terminate].concat();
+        stream.write_all(&all).expect("it reads");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("it answers");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    assert!(says("alice", "db").contains("pooler is shutting down"));
+    assert!(says("admin", "pgbouncer").contains("PgBouncer"));
+    client.leave();
+    assert_eq!(pooler.wait_end().code(), Some(0));
+    assert!(UnixStream::connect(&path).is_err());
+}
+
+#[test]
 fn shutdown_wait_for_servers_ends_transactions_first() {
     let mut pooler = Ini::transaction().start();
     let mut busy = pooler.client();
@@ -546,7 +603,7 @@ fn random_commands_never_hang_the_console() {
                 else {
                     continue;
                 };
-                client.patience(std::time::Duration::from_millis(200));
+                client.patience(Duration::from_millis(200));
                 client.send(query("select 'mine'"));
                 match client.try_recv() {
                     Ok(Message::RowDescription(_)) => {

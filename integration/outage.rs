@@ -8,6 +8,7 @@ use crate::harness::postgres::Postgres;
 use crate::harness::wire::{Lost, Wire};
 use crate::harness::{becomes, eventually};
 use rustix::process::Signal;
+use std::time::Duration;
 
 /// Ends a backend from outside.
 fn terminate(pooler: &Pooler<'_>, pid: i32) {
@@ -93,6 +94,57 @@ fn idle_servers_that_were_reset_are_replaced_unseen() {
             assert_eq!(client.value("select 'unharmed'"), "unharmed");
         }
     }
+}
+
+#[test]
+fn an_idle_server_is_checked_before_its_use() {
+    let ini = Ini::transaction()
+        .one_server()
+        .set("server_check_query", "select nextval('checks')")
+        .set("server_check_delay", 0);
+    let mut pooler = ini.start();
+    let mut session = pooler.database.session();
+    session.run("create sequence checks; grant all on sequence checks to public");
+    let mut checks = || session.value("select last_value - 1 from checks");
+    let mut client = pooler.client();
+    let pid = client.backend_pid();
+    let before: i64 = checks().parse().expect("a number");
+    for number in 1..=3 {
+        assert_eq!(client.backend_pid(), pid);
+        assert_eq!(checks(), (before + number).to_string());
+    }
+    pooler.reload(|ini| ini.change("server_check_delay", 30));
+    client.run("select 1");
+    assert_eq!(checks(), (before + 3).to_string());
+}
+
+#[test]
+fn a_server_that_does_not_answer_its_check_is_replaced_unseen() {
+    let proxy = FaultProxy::start(Postgres::shared().address());
+    let ini = Ini::transaction().set("server_check_delay", 0);
+    let pooler = ini.server(proxy.address()).start();
+    let mut client = pooler.client();
+    let pid = client.backend_pid();
+    proxy.freeze(true);
+    // What it reads already it carries still.
+    std::thread::sleep(Duration::from_millis(200));
+    client.send(query("select 'served'"));
+    pooler.wait_log("closing because: test query failed");
+    proxy.freeze(false);
+    assert_eq!(client.reply().value(), "served");
+    assert_ne!(client.backend_pid(), pid);
+}
+
+#[test]
+fn a_check_that_gets_an_error_has_got_an_answer() {
+    let ini = Ini::transaction()
+        .one_server()
+        .set("server_check_query", "nonsense")
+        .set("server_check_delay", 0);
+    let pooler = ini.start();
+    let mut client = pooler.client();
+    let pid = client.backend_pid();
+    assert_eq!(client.backend_pid(), pid);
 }
 
 #[test]

@@ -138,6 +138,10 @@ fn a_name_in_use_is_refused() {
         (error.code(), error.text()),
         ("08P01", "prepared statement name is already in use")
     );
+    // What a client is told, the log has been told before.
+    let log = pooler.log();
+    assert!(log.contains("prepared statement 's' was already prepared"));
+    assert!(log.contains("closing because: prepared statement name is already in use"));
     pooler.assert_serves();
 }
 

@@ -190,6 +190,38 @@ fn tracked_parameters_follow_the_client_to_any_server() {
 }
 
 #[test]
+fn a_value_in_other_words_than_the_servers_is_set_once() {
+    let pooler = Ini::transaction().one_server().start();
+    pooler.console("SET verbose = 1");
+    let mut client = with_options(&pooler, "-c DateStyle=ISO")
+        .at(pooler.address())
+        .expect("DateStyle is tracked");
+    for _ in 0..3 {
+        assert_eq!(client.value("show datestyle"), "ISO, MDY");
+    }
+    pooler.console("SET verbose = 0");
+    let log = pooler.log();
+    assert_eq!(log.matches("SET DateStyle='ISO'").count(), 1, "{log}");
+    let canonical = "setting DateStyle to its canonical version ISO -> ISO, MDY";
+    assert!(log.contains(canonical), "{log}");
+}
+
+#[test]
+fn login_notify_message_greets_clients() {
+    let pooler = Ini::transaction()
+        .set("login_notify_message", "Be welcome")
+        .start();
+    let mut client = pooler.client();
+    client.run("select 1");
+    let notices: Vec<_> = client
+        .asides
+        .iter()
+        .map(|aside| format!("{aside:?}"))
+        .collect();
+    assert!(notices[0].contains("Be welcome"), "{notices:?}");
+}
+
+#[test]
 fn extra_parameters_are_tracked_where_the_server_reports_them() {
     let pooler = Ini::transaction().one_server().start();
     let login = pooler.login("alice").parameter("IntervalStyle", "iso_8601");

@@ -23,7 +23,10 @@ pub fn set(call: &mut Call<'_>) -> Result<Outcome, Fault> {
     let bouncer = &call.console.bouncer;
     let outcome = bouncer.update_config(|config| config.pgbouncer.set(key, value));
     match outcome {
-        Ok(()) => return Ok(Outcome::Done(format!("SET {key}={value}").into())),
+        Ok(()) => {
+            call.console.process.settings_changed();
+            return Ok(Outcome::Done(format!("SET {key}={value}").into()));
+        }
         Err(SetError::UnknownKey) => tracing::error!("unknown parameter: pgbouncer/{key}"),
         Err(SetError::BadValue) => {
             tracing::error!("invalid value \"{value}\" for parameter {key} in configuration");

@@ -13,6 +13,7 @@ use super::statistics::{PoolTotals, Statistics};
 use super::visitor::Visitor;
 use crate::client::ConsoleClient;
 use crate::pool::{Bouncer, Totals};
+use crate::process::LogQueue;
 use crate::stats::Micros;
 
 /// The number of the console's own pool in the statistics. Real pools are
@@ -39,6 +40,8 @@ pub struct Console {
     pub(super) bouncer: Arc<Bouncer>,
     /// What it ends and reloads.
     pub(super) process: Arc<dyn Process>,
+    /// Told what a client is told, before it.
+    pub(super) log: Arc<LogQueue>,
     /// Its clients, by id.
     pub(super) visitors: DashMap<u64, Arc<Visitor>>,
     pub(super) limits: Limits,
@@ -52,19 +55,25 @@ pub struct Console {
 
 impl Console {
     /// A console without clients.
-    pub fn new(bouncer: Arc<Bouncer>, process: Arc<dyn Process>) -> Arc<Console> {
-        Console::with_limits(bouncer, process, LIMITS)
+    pub fn new(
+        bouncer: Arc<Bouncer>,
+        process: Arc<dyn Process>,
+        log: Arc<LogQueue>,
+    ) -> Arc<Console> {
+        Console::with_limits(bouncer, process, log, LIMITS)
     }
 
     pub(super) fn with_limits(
         bouncer: Arc<Bouncer>,
         process: Arc<dyn Process>,
+        log: Arc<LogQueue>,
         limits: Limits,
     ) -> Arc<Console> {
         let statistics = Statistics::new(bouncer.clock.now());
         Arc::new(Console {
             bouncer,
             process,
+            log,
             visitors: DashMap::new(),
             limits,
             logins: AtomicU64::new(0),

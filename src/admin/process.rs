@@ -19,6 +19,10 @@ pub trait Process: Send + Sync {
     /// What is wrong with it, for the log. What was in force stays.
     fn reload(&self) -> Result<(), String>;
 
+    /// A setting has been changed: what holds a copy of it takes it over before
+    /// this returns.
+    fn settings_changed(&self);
+
     /// Begins to end the process. Returns at once.
     fn shut_down(&self, mode: ShutdownMode);
 }

@@ -83,6 +83,7 @@ impl Session {
             report(&console, &visitor, &message);
             let mut fatal = BytesMut::new();
             backend::put_error(&mut fatal, "FATAL", backend::PROTOCOL_VIOLATION, &message);
+            console.log.written().await;
             let sent = timeout(LAST_WORD_LIMIT, channel.close_with(&fatal)).await;
             if !matches!(sent, Ok(Ok(()))) {
                 tracing::debug!("console client did not take its last message");
@@ -117,6 +118,7 @@ impl Session {
     }
 
     async fn send(&mut self, out: &mut BytesMut) -> Result<(), End> {
+        self.entry.console.log.written().await;
         let limit = self.entry.console.limits.write;
         let sent = timeout(limit, self.channel.write_all(out)).await;
         // The answer may have been long; an idle client holds nothing.

@@ -22,7 +22,7 @@ use crate::gateway::{Queries, QueryCollector};
 use crate::http::{PoolerCollector, ProcessCollector, ProgramCollector};
 use crate::pool::{Bouncer, SWEEP_INTERVAL};
 use crate::prepare;
-use crate::process::{self, PidFile, Signal, Signals};
+use crate::process::{self, LogQueue, PidFile, Signal, Signals};
 
 /// How long `pgweir run` lets clients finish their transactions when it is
 /// told to stop. PgBouncer, and pgweir called as PgBouncer, wait for ever.
@@ -94,7 +94,7 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
     let log = log::start(&Destination {
         file: logfile,
         quiet: start.quiet || start.daemon,
-        verbose: verbosity(start, &config),
+        verbose: verbosity(start.verbose, &config),
         format: log_format(start, &config),
     })
     .map_err(|error| format!("could not open logfile '{}': {error}", settings.logfile))?;
@@ -137,10 +137,10 @@ fn refuse_unsupported(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-fn verbosity(start: &Start, config: &Config) -> u8 {
-    // The file's line replaces what the command line says.
+/// What `verbose` comes to: the file's line replaces the command line's.
+pub(super) fn verbosity(command_line: u8, config: &Config) -> u8 {
     match u8::try_from(config.pgbouncer.verbose) {
-        Ok(0) | Err(_) => start.verbose,
+        Ok(0) | Err(_) => command_line,
         Ok(level) => level,
     }
 }
@@ -172,7 +172,11 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     let bouncer = Bouncer::new(config.clone(), user_list, workers);
     let monitoring = Monitoring::open(&config, &control)?;
     let (readiness, reloads) = (monitoring.readiness.clone(), monitoring.reloads.clone());
-    let dropped_lines = Box::new(ready.log.dropped_lines());
+    let log = ready.log.queue().clone();
+    let dropped_lines = {
+        let log = log.clone();
+        Box::new(move || log.dropped_lines())
+    };
     monitoring.show(PoolerCollector::new(bouncer.clone(), VERSION));
     monitoring.show(ProcessCollector::new());
     monitoring.show(ProgramCollector::new(
@@ -181,12 +185,14 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
         dropped_lines,
     ));
     let (actions, inbox) = mpsc::unbounded_channel();
-    let process = Arc::new(Process::new(bouncer.clone(), actions, reloads));
+    let process = Process::new(bouncer.clone(), actions, reloads);
+    let process = Arc::new(process.logging(ready.log.verbosity().clone(), start.verbose));
     let life = Life {
         monitoring,
-        console: Console::new(bouncer.clone(), process.clone()),
+        console: Console::new(bouncer.clone(), process.clone(), log.clone()),
         process,
         bouncer,
+        log,
         control,
         whole: start.whole,
     };
@@ -198,6 +204,7 @@ struct Life {
     process: Arc<Process>,
     console: Arc<Console>,
     monitoring: Monitoring,
+    log: Arc<LogQueue>,
     control: Runtime,
     whole: bool,
 }
@@ -234,6 +241,7 @@ impl Life {
             &self.bouncer,
             &login,
             &on_console,
+            &self.log,
             queries.as_ref(),
         )
         .map_err(|error| format!("cannot start workers: {error}"))?;
@@ -288,11 +296,15 @@ impl Life {
             if front.is_some_and(|front| !front.is_drained()) {
                 continue;
             }
-            let since = *draining_since.get_or_insert_with(|| {
+            let Some(since) = draining_since else {
                 pooler.stop_accepting();
                 self.process.begin_shutdown(mode);
-                Instant::now()
-            });
+                draining_since = Some(Instant::now());
+                // Who waits is sent away by the next tick, as by PgBouncer, and
+                // a whole one later: the command's own answer comes first.
+                tick.reset();
+                continue;
+            };
             if let Some(ended) = self.ended(mode, since) {
                 return ended;
             }

@@ -1,35 +1,61 @@
 //! Where log lines go and what they look like.
-//!
-//! Lines are handed to a thread of its own over a bounded queue: a full disk
-//! or a stuck pipe never stops the data path. What does not fit is dropped
-//! and counted.
 
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Zoned;
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
-/// Lines that wait to be written, at most.
-const MAX_WAITING_LINES: usize = 10_000;
+use crate::process::{LogQueue, LogWriter};
 
-/// Keeps the writer going; what waits is written when it is dropped.
+/// Keeps the log going; what waits is written when it is dropped.
 pub struct LogGuard {
-    _writer: WorkerGuard,
-    dropped: ErrorCounter,
+    writer: LogWriter,
+    verbosity: Verbosity,
 }
 
 impl LogGuard {
-    /// Tells how many lines have been dropped so far.
-    pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
-        let dropped = self.dropped.clone();
-        move || dropped.dropped_lines() as u64
+    /// Where lines wait to be written.
+    pub fn queue(&self) -> &Arc<LogQueue> {
+        self.writer.queue()
+    }
+
+    /// How much is logged.
+    pub fn verbosity(&self) -> &Verbosity {
+        &self.verbosity
+    }
+}
+
+/// How much is logged; can be changed while running.
+#[derive(Debug, Clone)]
+pub struct Verbosity(reload::Handle<LevelFilter, Registry>);
+
+impl Verbosity {
+    /// From now on `verbose` counts.
+    pub fn set(&self, verbose: u8) {
+        let level = level(verbose);
+        // Changing it makes every place that logs look again.
+        if self.0.clone_current() != Some(level) && self.0.reload(level).is_err() {
+            tracing::debug!("the log ends");
+        }
+    }
+}
+
+fn level(verbose: u8) -> LevelFilter {
+    match verbose {
+        0 => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     }
 }
 
@@ -65,36 +91,47 @@ pub fn start(destination: &Destination<'_>) -> io::Result<LogGuard> {
         None if destination.quiet => Box::new(io::sink()),
         None => Box::new(io::stderr()),
     };
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(MAX_WAITING_LINES)
-        .lossy(true)
-        .finish(target);
-    let dropped = writer.error_counter();
-    let level = match destination.verbose {
-        0 => Level::INFO,
-        1 => Level::DEBUG,
-        _ => Level::TRACE,
-    };
-    install(destination.format, level, writer);
-    Ok(LogGuard {
-        _writer: guard,
-        dropped,
-    })
+    let writer = LogWriter::start(target)?;
+    let (filter, handle) = reload::Layer::new(level(destination.verbose));
+    install(destination.format, filter, Lines(writer.queue().clone()));
+    let verbosity = Verbosity(handle);
+    Ok(LogGuard { writer, verbosity })
 }
 
-fn install<W>(format: Format, level: Level, writer: W)
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(writer);
+fn install(format: Format, filter: reload::Layer<LevelFilter, Registry>, lines: Lines) {
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     // Only the tests of this file could have installed another before.
     let installed = match format {
-        Format::Pgbouncer => builder.event_format(PgbouncerLines).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Pgbouncer => registry.with(layer.event_format(PgbouncerLines)).try_init(),
+        Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     drop(installed);
+}
+
+/// The queue as what formats events wants it.
+struct Lines(Arc<LogQueue>);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(&self.0)
+    }
+}
+
+/// Takes one whole line.
+struct Line<'a>(&'a LogQueue);
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// PgBouncer's line.

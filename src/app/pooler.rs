@@ -14,6 +14,7 @@ use crate::net::{
     Acceptor, ListenError, SocketOptions, tcp_addresses, tcp_listener, unix_listener,
 };
 use crate::pool::Bouncer;
+use crate::process::LogQueue;
 
 /// On machines with at most this many cores one worker leaves the rest to
 /// PostgreSQL.
@@ -131,6 +132,7 @@ impl Pooler {
         bouncer: &Arc<Bouncer>,
         login: &Arc<LoginPolicy>,
         on_console: &Arc<OnConsole>,
+        log: &Arc<LogQueue>,
         queries: Option<&Arc<Queries>>,
     ) -> std::io::Result<Pooler> {
         let (stop, _) = watch::channel(false);
@@ -147,6 +149,7 @@ impl Pooler {
                 bouncer.clone(),
                 login.clone(),
                 on_console.clone(),
+                log.clone(),
                 queries.cloned(),
             );
             // One worker has the Unix socket: local clients are few.
@@ -160,7 +163,8 @@ impl Pooler {
         Ok(pooler)
     }
 
-    /// Stops accepting.
+    /// Stops accepting from the network. The Unix socket stays until the end,
+    /// for the console.
     pub fn stop_accepting(&self) {
         self.stop.send_replace(true);
     }
@@ -187,7 +191,11 @@ impl Pooler {
                 match sockets.into_acceptors() {
                     Ok(acceptors) => {
                         for acceptor in acceptors {
-                            tokio::spawn(worker.clone().accept(acceptor, stop.clone()));
+                            let until = match acceptor {
+                                Acceptor::Tcp(..) => stop.clone(),
+                                Acceptor::Unix(_) => quit.clone(),
+                            };
+                            tokio::spawn(worker.clone().accept(acceptor, until));
                         }
                     }
                     Err(error) => tracing::error!("a worker cannot listen: {error}"),

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
-use super::life::load_user_list;
+use super::life::{load_user_list, verbosity};
+use super::log::Verbosity;
 use crate::admin::{self, ShutdownMode};
 use crate::config::Config;
 use crate::http::Reloads;
@@ -24,11 +25,19 @@ pub struct Process {
     bouncer: Arc<Bouncer>,
     actions: mpsc::UnboundedSender<Action>,
     reloads: Reloads,
+    /// How much is logged, and what the command line says about it.
+    verbosity: Option<(Verbosity, u8)>,
 }
 
 impl admin::Process for Process {
     fn reload(&self) -> Result<(), String> {
         self.reload_config()
+    }
+
+    fn settings_changed(&self) {
+        if let Some((log, command_line)) = &self.verbosity {
+            log.set(verbosity(*command_line, &self.bouncer.config()));
+        }
     }
 
     fn shut_down(&self, mode: ShutdownMode) {
@@ -50,7 +59,14 @@ impl Process {
             bouncer,
             actions,
             reloads,
+            verbosity: None,
         }
+    }
+
+    /// `verbose` acts on this log; `command_line` counts where it is not set.
+    pub fn logging(self, log: Verbosity, command_line: u8) -> Process {
+        let verbosity = Some((log, command_line));
+        Process { verbosity, ..self }
     }
 
     /// Reads the configuration again and takes it over. On an error the
@@ -81,6 +97,7 @@ impl Process {
         }
         let users = load_user_list(&reloaded.config, Some(&self.bouncer.user_list()));
         self.bouncer.reload(reloaded.config, users);
+        admin::Process::settings_changed(self);
         Ok(())
     }
 

@@ -90,7 +90,7 @@ pub enum Stop {
 }
 
 /// A client's message that ends its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientFault {
     /// A type that no client may send after login.
     UnknownType(u8),
@@ -98,8 +98,8 @@ pub enum ClientFault {
     BadLength,
     /// A body that does not fit its type.
     Broken(&'static str),
-    /// A statement name that is taken.
-    NameInUse,
+    /// This statement name is taken.
+    NameInUse(Box<[u8]>),
     /// A statement name nobody has prepared.
     NoSuchStatement,
     /// A statement too long to be tracked.
@@ -110,12 +110,12 @@ pub enum ClientFault {
 
 impl ClientFault {
     /// PgBouncer's text for the client.
-    pub fn message(self) -> &'static str {
+    pub fn message(&self) -> &'static str {
         match self {
             ClientFault::UnknownType(_) => "unknown pkt",
             ClientFault::BadLength => "bad pkt header",
             ClientFault::Broken(text) => text,
-            ClientFault::NameInUse => "prepared statement name is already in use",
+            ClientFault::NameInUse(_) => "prepared statement name is already in use",
             ClientFault::NoSuchStatement => "prepared statement did not exist",
             ClientFault::TooLong => "prepared statement is too long",
             ClientFault::SimpleQuery => "PQexec disallowed",
@@ -410,7 +410,7 @@ impl Flow {
         };
         let parse = frontend::parse(body).ok_or(ClientFault::Broken("broken Parse packet"))?;
         if self.lookup(parse.name).is_some() {
-            return Err(ClientFault::NameInUse);
+            return Err(ClientFault::NameInUse(parse.name.into()));
         }
         let slot = observe(step, parse.query);
         let statement = step.around.dictionary().intern(parse.definition, slot);

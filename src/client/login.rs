@@ -604,8 +604,8 @@ async fn first_server(
     Ok(())
 }
 
-/// AuthenticationOk, ParameterStatus, BackendKeyData and ReadyForQuery, in one
-/// piece.
+/// AuthenticationOk, ParameterStatus, BackendKeyData, the notice of
+/// `login_notify_message` and ReadyForQuery, in one piece.
 fn put_greeting(
     greeting: &mut Vec<u8>,
     bouncer: &Bouncer,
@@ -628,6 +628,10 @@ fn put_greeting(
         &mut rest,
         &BackendKeyData::new(word(pid), SecretKey::I32(word(secret))),
     );
+    let notice = &bouncer.config().pgbouncer.login_notify_message;
+    if !notice.is_empty() {
+        backend::put_notice(&mut rest, notice, "");
+    }
     backend::put_ready(&mut rest);
     greeting.extend_from_slice(&rest);
 }

@@ -22,7 +22,7 @@ use crate::net::{Channel, Received};
 use crate::pool::state::Checkout;
 use crate::pool::{Client, ClientState, Grant, Lease, Pool};
 use crate::server::answers::Owed;
-use crate::server::{Exchange, Parameters};
+use crate::server::{Exchange, Parameters, ServerState};
 use crate::stats::Micros;
 use crate::wire::{Splice, TransactionStatus, backend};
 
@@ -33,6 +33,12 @@ const WAITING_BYTES: usize = 16 * 1024;
 /// How long a client that has said goodbye is still sent the answers it asked
 /// for before the query is cancelled.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// How long a server may take to answer `server_check_query`.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
+
+/// The value of `server_check_query` that stands for the empty query.
+const EMPTY_QUERY: &str = "<empty>";
 
 /// PgBouncer's words for `query_wait_notify`.
 const WAIT_NOTICE: &str = "No server connection available in postgres backend, client being queued";
@@ -59,12 +65,13 @@ pub enum End {
 const NO_BLOCKS: &str = "transaction blocks not allowed in statement pooling mode";
 
 /// What the session waits for.
-#[derive(Debug)]
 enum Phase {
     /// Messages of either side.
     Serving,
     /// A server.
     Waiting,
+    /// The answer to `server_check_query`; none if there was none.
+    Checking(Pin<Box<dyn Future<Output = Option<Lease>> + Send>>),
     /// The answer to the SETs that bring a new server to the client's
     /// parameters.
     Syncing,
@@ -142,13 +149,18 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut more = true;
         loop {
-            if let Some(doom) = self.state.client.doomed() {
+            if let Some(doom) = self.state.client.doomed()
+                && (!doom.is_patient() || self.state.is_between_transactions())
+            {
                 return Poll::Ready(End::Fatal(doom.message));
             }
+            if !more {
+                return Poll::Pending;
+            }
             match self.step(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(progress) => more = progress,
                 Err(end) => return Poll::Ready(end),
             }
         }
@@ -189,6 +201,18 @@ impl Session {
     }
 
     fn take_grant(&mut self, cx: &mut Context<'_>) -> Outcome<()> {
+        while let Phase::Checking(check) = &mut self.state.phase {
+            let Poll::Ready(checked) = check.as_mut().poll(cx) else {
+                return Ok(());
+            };
+            match checked {
+                Some(lease) => self.state.link(cx, lease)?,
+                None => self.state.obtain_server(cx)?,
+            }
+            if self.state.lease.is_some() {
+                return self.retake(cx);
+            }
+        }
         if !matches!(self.state.phase, Phase::Waiting) {
             return Ok(());
         }
@@ -233,7 +257,7 @@ impl Session {
                     Poll::Pending => Ok(false),
                 };
             }
-            Phase::Waiting | Phase::Syncing => self
+            Phase::Waiting | Phase::Checking(_) | Phase::Syncing => self
                 .channel
                 .poll_carry(cx, WAITING_BYTES)
                 .map_ok(|received| received.map(Ok)),
@@ -345,6 +369,9 @@ impl Session {
         }
         let empty = lease.exchange.answers.is_empty();
         if matches!(state.phase, Phase::Syncing) {
+            if empty {
+                state.take_canonical(&lease);
+            }
             state.lease = Some(lease);
             if empty {
                 state.phase = Phase::Serving;
@@ -393,7 +420,7 @@ impl State {
                 client: &mut self.parameters,
             };
             match self.flow.unlinked(chunk, &mut around, &mut self.back) {
-                Err(fault) => return (0, Err(fault_end(fault))),
+                Err(fault) => return (0, Err(self.fault_end(&fault))),
                 Ok((taken, Stop::End)) => {
                     self.client.set_prepared(self.flow.prepared());
                     return (taken, Ok(()));
@@ -420,6 +447,10 @@ impl State {
         self.client.set_requested_at(now);
         self.query_at = Some(now);
         match self.pool.checkout(&self.client, self.worker.id, now) {
+            Checkout::Ready(lease) if self.pool.is_check_due(&lease, now) => {
+                self.check(lease);
+                Ok(())
+            }
             Checkout::Ready(lease) => self.link(cx, lease),
             Checkout::Failing(failure) => Err(cached_failure(&failure)),
             Checkout::Queued => {
@@ -428,6 +459,30 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    /// Asks a server that has been idle for long whether it is still there,
+    /// before the client's request is lost with it.
+    fn check(&mut self, mut lease: Lease) {
+        let config = self.worker.bouncer.config();
+        let query = match config.pgbouncer.server_check_query.as_str() {
+            EMPTY_QUERY => String::new(),
+            query => query.to_owned(),
+        };
+        lease.record.set_state(ServerState::Tested);
+        self.client.begin_wait();
+        self.phase = Phase::Checking(Box::pin(async move {
+            let answer = lease.run(&query, CHECK_LIMIT).await;
+            if let Err(error) = answer {
+                tracing::warn!("server_check_query failed: {error}");
+            }
+            // An error is an answer too.
+            if lease.is_reusable() {
+                return Some(lease);
+            }
+            lease.discard("test query failed");
+            None
+        }));
     }
 
     /// Takes a server on loan and brings its parameters to the client's.
@@ -441,7 +496,7 @@ impl State {
         let counters = &self.pool.counters[self.worker.id];
         counters.server_assignments.add(1);
         let mut now = self.query_at.unwrap_or_default();
-        if matches!(self.phase, Phase::Waiting) {
+        if matches!(self.phase, Phase::Waiting | Phase::Checking(_)) {
             now = self.worker.now();
             let waited = now.since(self.query_at.unwrap_or(now));
             counters.wait_time.add(waited);
@@ -481,6 +536,16 @@ impl State {
         Ok(())
     }
 
+    /// The server has been brought to the client's parameters: from now on the
+    /// client has them as the server spells them.
+    fn take_canonical(&mut self, lease: &Lease) {
+        Arc::make_mut(&mut self.parameters)
+            .take_canonical(&lease.parameters, &self.worker.bouncer.tracked);
+        if *self.parameters == *lease.parameters {
+            self.parameters = lease.parameters.clone();
+        }
+    }
+
     fn forward(
         &mut self,
         cx: &mut Context<'_>,
@@ -512,7 +577,7 @@ impl State {
             self.begin_query(now);
         }
         let result = match (walked, sent) {
-            (Err(fault), _) => Err(fault_end(fault)),
+            (Err(fault), _) => Err(self.fault_end(&fault)),
             (_, Err(_)) => {
                 self.lease = Some(lease);
                 return (0, Err(self.server_lost()));
@@ -631,10 +696,30 @@ impl State {
         // Else its end cancels what it runs.
     }
 
+    fn fault_end(&self, fault: &ClientFault) -> End {
+        if let ClientFault::NameInUse(name) = fault {
+            let name = String::from_utf8_lossy(name);
+            let client = &self.client;
+            tracing::error!(
+                "C-{:#x}: {}/{}@{} prepared statement '{name}' was already prepared",
+                client.id,
+                client.database.name,
+                client.user.name,
+                client.address
+            );
+        }
+        End::Fatal(fault.message())
+    }
+
     fn may_read_client(&self) -> bool {
         self.lease
             .as_ref()
             .is_none_or(|lease| lease.channel.is_drained())
+    }
+
+    fn is_between_transactions(&self) -> bool {
+        let settled = |lease: &Lease| lease.exchange.is_settled() && lease.channel.is_clean();
+        matches!(self.phase, Phase::Serving) && self.lease.as_ref().is_none_or(settled)
     }
 
     fn at_message_boundary(&self) -> bool {
@@ -664,10 +749,6 @@ fn rules(worker: &Worker) -> Rules {
         max_message: config.pgbouncer.max_packet_size,
         simple_query: !config.pgbouncer.disable_pqexec,
     }
-}
-
-fn fault_end(fault: ClientFault) -> End {
-    End::Fatal(fault.message())
 }
 
 fn refused(failure: &crate::pool::state::LoginFailure) -> End {

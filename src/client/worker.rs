@@ -12,6 +12,7 @@ use super::session::End;
 use crate::gateway::{self, DatabaseId, Observer, Queries, Recorder, Slot};
 use crate::net::{Acceptor, Channel, Stream};
 use crate::pool::Bouncer;
+use crate::process::LogQueue;
 use crate::server::answers::Meter;
 use crate::stats::Micros;
 use crate::wire::backend;
@@ -34,6 +35,7 @@ pub struct Worker {
     /// How passwords are exchanged.
     pub login: Arc<login::LoginPolicy>,
     on_console: Arc<OnConsole>,
+    log: Arc<LogQueue>,
     statements: Option<Statements>,
 }
 
@@ -53,6 +55,7 @@ impl Worker {
         bouncer: Arc<Bouncer>,
         login: Arc<login::LoginPolicy>,
         on_console: Arc<OnConsole>,
+        log: Arc<LogQueue>,
         queries: Option<Arc<Queries>>,
     ) -> Arc<Worker> {
         let statements = queries.map(|queries| {
@@ -68,6 +71,7 @@ impl Worker {
             bouncer,
             login,
             on_console,
+            log,
             statements,
         })
     }
@@ -171,6 +175,7 @@ pub(super) async fn send_fatal(worker: &Worker, channel: Channel, sqlstate: &str
     }
     let mut fatal = BytesMut::new();
     backend::put_error(&mut fatal, "FATAL", sqlstate, message);
+    worker.log.written().await;
     let sent = tokio::time::timeout(LAST_WORD_LIMIT, channel.close_with(&fatal)).await;
     if !matches!(sent, Ok(Ok(()))) {
         tracing::debug!("client did not take its last message");

@@ -83,7 +83,7 @@ impl Row for ProgramNow {
         }),
         counter(
             "pgweir_log_lines_dropped_total",
-            "Log lines dropped because the log's writer was behind.",
+            "Log lines lost: the writer was behind, or could not write.",
             |now| now.dropped_lines as f64,
         ),
         gauge(

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
@@ -35,19 +34,19 @@ impl Host {
 
 /// Connects. The caller sets the deadline.
 ///
-/// A name with several addresses is used in rotation, and the others are
-/// tried when one fails; `turn` holds the rotation.
+/// Of a name with several addresses the one numbered `first`, counted round
+/// and round, is tried first, and the others when it fails.
 ///
 /// # Errors
 /// The last one met; for names without an address, that.
 pub async fn connect(
     host: &Host,
     port: u16,
-    turn: &AtomicUsize,
+    first: usize,
     options: &SocketOptions,
 ) -> io::Result<Stream> {
     match host {
-        Host::Name(name) => connect_tcp(name, port, turn, options).await,
+        Host::Name(name) => connect_tcp(name, port, first, options).await,
         Host::Directory(directory) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
             UnixStream::connect(path).await.map(Stream::Unix)
@@ -65,11 +64,10 @@ pub async fn connect(
 async fn connect_tcp(
     name: &str,
     port: u16,
-    turn: &AtomicUsize,
+    first: usize,
     options: &SocketOptions,
 ) -> io::Result<Stream> {
     let addresses: Vec<_> = lookup_host((name, port)).await?.collect();
-    let first = turn.fetch_add(1, Ordering::Relaxed);
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for step in 0..addresses.len() {
         let address = addresses[(first + step) % addresses.len()];

@@ -55,10 +55,19 @@ pub enum Grant {
 }
 
 /// Why a client is being disconnected from outside its own task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Doom {
     /// The FATAL it is sent and the log's reason.
     pub message: &'static str,
+    /// Its transaction may end before.
+    patient: AtomicBool,
+}
+
+impl Doom {
+    /// Whether the client may end its transaction before it goes.
+    pub fn is_patient(&self) -> bool {
+        self.patient.load(Ordering::Relaxed)
+    }
 }
 
 /// One client that has logged in, shared by its task, the pool, the console
@@ -229,7 +238,19 @@ impl Client {
     /// Disconnects it: its task is woken and sends the message. The first
     /// reason stays.
     pub fn doom(&self, message: &'static str) {
-        if self.doom.set(Doom { message }).is_ok() {
+        let patient = AtomicBool::new(false);
+        let set = self.doom.set(Doom { message, patient });
+        let doom = self.doom.get();
+        let hurried = doom.is_some_and(|doom| doom.patient.swap(false, Ordering::Relaxed));
+        if set.is_ok() || hurried {
+            self.wake();
+        }
+    }
+
+    /// Disconnects it as soon as it is not in a transaction.
+    pub fn doom_after_transaction(&self, message: &'static str) {
+        let patient = AtomicBool::new(true);
+        if self.doom.set(Doom { message, patient }).is_ok() {
             self.wake();
         }
     }

@@ -52,6 +52,9 @@ pub struct Pool {
     reset_always: AtomicBool,
     /// `server_lifetime` is 0: a server is closed after one use.
     single_use: AtomicBool,
+    /// `server_check_delay` in microseconds, above any time that can pass
+    /// where `server_check_query` is off.
+    check_delay: AtomicU64,
     /// `max_db_connections` or `max_user_connections` holds.
     shares_limit: AtomicBool,
     removed: AtomicBool,
@@ -80,6 +83,7 @@ impl Pool {
             statement_limit: AtomicUsize::new(0),
             reset_always: AtomicBool::new(false),
             single_use: AtomicBool::new(false),
+            check_delay: AtomicU64::new(u64::MAX),
             shares_limit: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             generation: AtomicU64::new(0),
@@ -106,6 +110,8 @@ impl Pool {
         self.shares_limit.store(shares, Ordering::Relaxed);
         let single_use = bouncer.server_lifetime(&self.database).is_zero();
         self.single_use.store(single_use, Ordering::Relaxed);
+        self.check_delay
+            .store(check_delay(bouncer), Ordering::Relaxed);
         let mut state = self.state();
         state.set_limits(bouncer.limits(&self.database, &self.user));
         state.set_paused(bouncer.is_paused() || self.database.is_paused());
@@ -128,6 +134,12 @@ impl Pool {
     /// What clients are greeted with, once a server has logged in.
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
         self.welcome.load_full()
+    }
+
+    /// Whether `server_check_query` is to run on an idle server before it is
+    /// used. One that comes straight from another client has just answered.
+    pub fn is_check_due(&self, server: &Server, now: Micros) -> bool {
+        now.since(server.record.requested_at()) >= self.check_delay.load(Ordering::Relaxed)
     }
 
     /// Asks for a server. When the answer is `Queued`, a [`Grant`] comes to
@@ -596,6 +608,15 @@ impl Pool {
 /// Whether an idle server is still good.
 fn is_fit(server: &Server) -> bool {
     server.channel.stream.is_quiet() && !server.record.is_marked()
+}
+
+fn check_delay(bouncer: &Bouncer) -> u64 {
+    let config = bouncer.config();
+    let settings = &config.pgbouncer;
+    match settings.server_check_query.is_empty() {
+        true => u64::MAX,
+        false => u64::try_from(settings.server_check_delay.as_micros()).unwrap_or(u64::MAX),
+    }
 }
 
 /// Counts a login as failed when its task is dropped.

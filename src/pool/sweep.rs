@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Bouncer, Client, ClientState, Database, Pool};
+use crate::config::PoolMode;
 use crate::stats::Micros;
 
 /// Time between two sweeps, PgBouncer's.
@@ -65,12 +66,31 @@ impl Bouncer {
                 client.notify_of_wait();
             }
         }
+        if self.config().pgbouncer.server_fast_close {
+            self.close_sessions_of_marked_servers();
+        }
         self.fill_forced_pools();
         for pool in self.pools() {
             self.sweep_pool(&pool, now);
         }
         self.dictionary.sweep();
         self.parameter_sets.sweep();
+    }
+
+    /// `server_fast_close`: a session on a server that is to be closed does not
+    /// outlast its transaction. In the other pool modes no server does.
+    fn close_sessions_of_marked_servers(&self) {
+        let pools = self.pools();
+        let is_session = |pool: u64| {
+            let mut pools = pools.iter();
+            pools.any(|it| it.id == pool && it.mode() == PoolMode::Session)
+        };
+        for client in &self.clients {
+            let server = self.servers.get(&client.server());
+            if server.is_some_and(|server| server.is_marked() && is_session(server.pool)) {
+                client.doom_after_transaction("database configuration changed");
+            }
+        }
     }
 
     /// The age in force at which a server is closed; zero is after one use.

@@ -1,10 +1,12 @@
 //! The program as an operating system process: who it runs as, its pid file,
-//! its signals.
+//! its signals, the way of its lines to the log.
 
 mod identity;
+mod log_queue;
 mod pid_file;
 mod signals;
 
 pub use identity::{IdentityError, daemonise, is_root, switch_user};
+pub use log_queue::{LogQueue, LogWriter};
 pub use pid_file::{PidFile, PidFileError};
 pub use signals::{Signal, Signals};

@@ -1,7 +1,6 @@
 //! Cancel requests towards a server.
 
 use std::io;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -40,5 +39,5 @@ async fn connect(record: &Record) -> io::Result<Stream> {
         return Ok(Stream::Tcp(stream));
     }
     let (host, port) = &record.host;
-    net::connect(host, *port, &AtomicUsize::new(0), &SocketOptions::default()).await
+    net::connect(host, *port, 0, &SocketOptions::default()).await
 }

@@ -54,6 +54,16 @@ pub struct Target {
     pub turn: Arc<AtomicUsize>,
 }
 
+impl Target {
+    /// The host whose turn it is, and which of its addresses: all hosts come
+    /// first, then each of them with its next address.
+    fn next_host(&self) -> (&Host, usize) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.hosts.len().max(1);
+        (&self.hosts[turn % count], turn / count)
+    }
+}
+
 /// A server that has logged us in.
 #[derive(Debug)]
 pub struct LoggedIn {
@@ -150,9 +160,8 @@ pub async fn login(
     clock: &Clock,
 ) -> Result<LoggedIn, LoginError> {
     let connected_at = clock.now();
-    let turn = target.turn.fetch_add(1, Ordering::Relaxed);
-    let host = &target.hosts[turn % target.hosts.len().max(1)];
-    let stream = net::connect(host, target.port, &target.turn, &target.options)
+    let (host, address) = target.next_host();
+    let stream = net::connect(host, target.port, address, &target.options)
         .await
         .map_err(LoginError::Connect)?;
     let record = Record::new(id, pool, (host.clone(), target.port), &stream, connected_at);
@@ -276,4 +285,45 @@ fn tracked_values(tracked: &Tracked, reported: &[(String, String)]) -> Parameter
         }
     }
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(hosts: &[&str]) -> Target {
+        Target {
+            hosts: hosts.iter().map(|host| Host::read(host)).collect(),
+            port: 5432,
+            dbname: String::new(),
+            user: String::new(),
+            credential: None,
+            options: SocketOptions::default(),
+            startup: Vec::new(),
+            connect_query: None,
+            turn: Arc::default(),
+        }
+    }
+
+    fn turns(target: &Target, count: usize) -> Vec<(Host, usize)> {
+        let next = || target.next_host();
+        let owned = |(host, address): (&Host, usize)| (host.clone(), address);
+        std::iter::repeat_with(next)
+            .take(count)
+            .map(owned)
+            .collect()
+    }
+
+    #[test]
+    fn logins_go_to_all_hosts_in_turn() {
+        let (a, b) = (Host::read("a"), Host::read("b"));
+        let wanted = [(a.clone(), 0), (b.clone(), 0), (a, 1), (b, 1)];
+        assert_eq!(turns(&target(&["a", "b"]), 4), wanted);
+    }
+
+    #[test]
+    fn logins_to_one_host_go_to_its_addresses_in_turn() {
+        let a = Host::read("a");
+        assert_eq!(turns(&target(&["a"]), 2), [(a.clone(), 0), (a, 1)]);
+    }
 }

@@ -78,6 +78,25 @@ impl Parameters {
         }
     }
 
+    /// Takes over the server's spelling of what was just set there. A value
+    /// that it already had in other words it does not report, and without this
+    /// it would be set again for every transaction.
+    pub fn take_canonical(&mut self, server: &Parameters, names: &Tracked) {
+        for (index, value) in self.0.iter_mut().enumerate() {
+            let (Some(own), Some(canonical)) = (&value, server.0.get(index).cloned().flatten())
+            else {
+                continue;
+            };
+            if *own != canonical {
+                let name = names.name(index);
+                tracing::debug!(
+                    "varcache_set_canonical: setting {name} to its canonical version {own} -> {canonical}"
+                );
+                *value = Some(canonical);
+            }
+        }
+    }
+
     /// Writes one Query that brings a session with `self` to `wanted`. False
     /// if nothing differs. Only what is set on both sides is compared.
     pub fn put_changes(&self, wanted: &Parameters, names: &Tracked, buf: &mut BytesMut) -> bool {
@@ -94,6 +113,7 @@ impl Parameters {
         if query.is_empty() {
             return false;
         }
+        tracing::debug!("varcache_apply: {query}");
         frontend::put_query(buf, &query);
         true
     }
@@ -191,6 +211,18 @@ mod tests {
         drop(other);
         sets.sweep();
         assert_eq!(sets.sets().len(), 1);
+    }
+
+    #[test]
+    fn the_servers_spelling_is_taken_over_where_both_sides_are_set() {
+        let names = Tracked::new("IntervalStyle");
+        let server = with(&names, &[("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")]);
+        let mut client = with(&names, &[("DateStyle", "ISO"), ("IntervalStyle", "x")]);
+        client.take_canonical(&server, &names);
+        let wanted = [("DateStyle", "ISO, MDY"), ("IntervalStyle", "x")];
+        assert_eq!(client, with(&names, &wanted));
+        let mut buf = BytesMut::new();
+        assert!(!server.put_changes(&client, &names, &mut buf));
     }
 
     #[test]

@@ -51,6 +51,8 @@ async fn set_echoes_what_it_set() {
         Duration::from_millis(1500)
     );
     assert_eq!(config.pgbouncer.listen_port, 6432);
+    let changes = *scene.process.changes.lock().expect("no panic");
+    assert_eq!(changes, 5, "the process is told of each");
 }
 
 #[tokio::test]

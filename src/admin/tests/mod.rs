@@ -23,6 +23,7 @@ use crate::client::{ConsoleClient, Socket};
 use crate::config::Config;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::{Bouncer, CancelKey, Client, Database, NewClient};
+use crate::process::{LogQueue, LogWriter};
 use crate::wire::backend;
 
 /// No test takes that long unless something hangs.
@@ -38,6 +39,7 @@ const GENEROUS: Limits = Limits {
 struct Recorder {
     shutdowns: Mutex<Vec<ShutdownMode>>,
     reload_error: Mutex<Option<String>>,
+    changes: Mutex<u32>,
 }
 
 impl Process for Recorder {
@@ -48,9 +50,19 @@ impl Process for Recorder {
         }
     }
 
+    fn settings_changed(&self) {
+        *self.changes.lock().expect("no panic") += 1;
+    }
+
     fn shut_down(&self, mode: ShutdownMode) {
         self.shutdowns.lock().expect("no panic").push(mode);
     }
+}
+
+/// A log that keeps nothing.
+fn log() -> Arc<LogQueue> {
+    let writer = LogWriter::start(Box::new(std::io::sink()));
+    writer.expect("a thread").queue().clone()
 }
 
 /// A console and what it stands on.
@@ -69,7 +81,7 @@ impl Scene {
         let bouncer = Bouncer::new(config(ini), users(), 1);
         let process = Arc::new(Recorder::default());
         Scene {
-            console: Console::with_limits(bouncer.clone(), process.clone(), limits),
+            console: Console::with_limits(bouncer.clone(), process.clone(), log(), limits),
             bouncer,
             process,
         }

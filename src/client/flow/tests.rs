@@ -464,7 +464,7 @@ fn a_name_in_use_is_refused() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     bench.send_whole(&mut server, &parse("s", "select 1"));
     let fault = bench.refuse(&mut server, &parse("s", "select 2"));
-    assert_eq!(fault, ClientFault::NameInUse);
+    assert_eq!(fault, ClientFault::NameInUse(b"s".as_slice().into()));
 }
 
 #[test]
