@@ -200,6 +200,7 @@ impl Pooler {
                     }
                     Err(error) => tracing::error!("a worker cannot listen: {error}"),
                 }
+                tokio::spawn(worker.keep_a_timer_near());
                 drop(quit.wait_for(|quit| *quit).await);
             });
         })?;

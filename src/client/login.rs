@@ -378,7 +378,7 @@ impl Login {
                 Ok(_) | Err(StartupError::BadHeader) => return Err(bad_header(&packet)),
             }
             // What came in clear must not be taken for something else later.
-            if self.channel.has_more() {
+            if self.channel.carried() > 0 {
                 return Err(Refusal::Fatal(format!(
                     "received unencrypted data after {request}"
                 )));
@@ -615,12 +615,9 @@ fn put_greeting(
 ) {
     let mut rest = BytesMut::with_capacity(512);
     backend::put(&mut rest, &Authentication::Ok);
-    for (name, value) in &welcome.parameters {
-        let tracked = bouncer
-            .tracked
-            .index(name)
-            .and_then(|index| own.value(index));
-        backend::put_parameter_status(&mut rest, name, tracked.unwrap_or(value));
+    for reported in &welcome.parameters {
+        let own = reported.tracked.and_then(|index| own.value(index));
+        backend::put_parameter_status(&mut rest, &reported.name, own.unwrap_or(&reported.value));
     }
     let (pid, secret) = key.split_at(4);
     let word = |bytes: &[u8]| i32::from_be_bytes(bytes.try_into().expect("four of eight bytes"));

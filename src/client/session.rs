@@ -136,12 +136,16 @@ impl Session {
     /// for a last word if that may be said. Boxed, because a future holds what
     /// is moved into it several times.
     pub async fn run(mut self: Box<Self>) -> (End, Option<Channel>) {
-        std::future::poll_fn(|cx| {
+        let begun = std::future::poll_fn(|cx| {
             self.state.client.set_waker(cx.waker());
-            Poll::Ready(())
+            // It may have sent its first request with its startup packet.
+            Poll::Ready(self.retake(cx))
         })
         .await;
-        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        let end = match begun {
+            Ok(()) => std::future::poll_fn(|cx| self.poll(cx)).await,
+            Err(end) => end,
+        };
         let may_speak = self.state.at_message_boundary() && self.channel.is_drained();
         self.state.leave();
         let Session { channel, .. } = *self;

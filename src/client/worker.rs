@@ -20,6 +20,9 @@ use crate::wire::backend;
 /// Pause after accept() failed, for example for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Time between two wake-ups of an idle worker.
+const NEAREST_TIMER: Duration = Duration::from_secs(1);
+
 /// How long a client may take to read its last message.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 
@@ -97,6 +100,16 @@ impl Worker {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Keeps a timer of this thread's runtime near. Without one, the deadline
+    /// of each new client's login would be the earliest there is, and setting
+    /// it would wake the thread that sets it: a write and a read of nothing.
+    pub async fn keep_a_timer_near(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(NEAREST_TIMER);
+        loop {
+            tick.tick().await;
         }
     }
 

@@ -27,6 +27,10 @@ struct Buffers {
     scratch: BytesMut,
 }
 
+/// Bytes taken at once from a connection that is not on the forwarding path:
+/// whatever a login sends arrives with one system call.
+const READ_AHEAD: usize = 4 * 1024;
+
 /// Capacity of the scratch buffer that a thread keeps.
 const SCRATCH_KEPT: usize = 4 * CHUNK_LEN;
 
@@ -252,23 +256,16 @@ impl Channel {
         }
     }
 
-    /// Reads on until `need` bytes are carried, and shows them.
+    /// Reads on until `need` bytes are carried, and shows what is there: more
+    /// than that if more has come.
     ///
     /// # Errors
     /// The socket's, and `UnexpectedEof`.
     pub async fn peek(&mut self, need: usize) -> io::Result<&[u8]> {
         while self.carry.len() < need {
-            self.read_more(need).await?;
+            self.read_more(need.max(READ_AHEAD)).await?;
         }
         Ok(&self.carry)
-    }
-
-    /// Whether more has come already than was taken.
-    pub fn has_more(&mut self) -> bool {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let room = self.carry.len() + 1;
-        let arrived = self.poll_carry(&mut cx, room);
-        self.carried() > 0 && !matches!(arrived, Poll::Ready(Err(_)))
     }
 
     /// Takes `count` carried bytes out.

@@ -29,9 +29,20 @@ const RETIRE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Welcome {
     /// Every ParameterStatus, in order.
-    pub parameters: Vec<(String, String)>,
+    pub parameters: Vec<Reported>,
     /// The tracked ones.
     pub tracked: Arc<Parameters>,
+}
+
+/// A ParameterStatus of a server.
+#[derive(Debug)]
+pub struct Reported {
+    /// The parameter.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where it stands among the tracked ones, if it is one.
+    pub tracked: Option<usize>,
 }
 
 /// One pool.
@@ -459,8 +470,13 @@ impl Pool {
                 server.parameters = bouncer
                     .parameter_sets
                     .share(Arc::unwrap_or_clone(parameters));
+                let reported = |(name, value): (String, String)| Reported {
+                    tracked: bouncer.tracked.index(&name),
+                    name,
+                    value,
+                };
                 self.welcome.store(Some(Arc::new(Welcome {
-                    parameters: logged_in.parameters,
+                    parameters: logged_in.parameters.into_iter().map(reported).collect(),
                     tracked: server.parameters.clone(),
                 })));
                 bouncer

@@ -16,6 +16,6 @@ pub use bouncer::{Bouncer, CONSOLE};
 pub use client::{CancelKey, Client, ClientState, Doom, Grant, NewClient};
 pub use counters::{Counters, Totals};
 pub use lease::Lease;
-pub use lending::{Pool, Welcome};
+pub use lending::{Pool, Reported, Welcome};
 pub use objects::{Budget, Database, HasBudget, Place, User};
 pub use sweep::SWEEP_INTERVAL;
