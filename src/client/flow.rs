@@ -328,6 +328,12 @@ impl Flow {
             server.incoming -= pass;
             at += pass;
             arrived.taken = at;
+            if server.incoming == 0 {
+                // At once: after a Flush nothing else may come.
+                while let Some(fake) = server.answers.next_fake() {
+                    out.insert().extend_from_slice(fake);
+                }
+            }
             let header = match Header::read(&chunk[at..]) {
                 None => return Ok(arrived),
                 Some(Err(_)) => return Err(ServerFault(chunk[at])),
@@ -339,9 +345,6 @@ impl Flow {
             }
             let end = chunk.len().min(at + header.total());
             let body = &chunk[at + HEADER_LEN..end];
-            while let Some(fake) = server.answers.next_fake() {
-                out.insert().extend_from_slice(fake);
-            }
             let forward = self.answer(header, body, server, around, &mut arrived)?;
             if arrived.block_refused {
                 return Ok(arrived);

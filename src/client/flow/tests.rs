@@ -319,6 +319,17 @@ fn a_close_is_answered_by_the_pooler_in_its_place() {
 }
 
 #[test]
+fn after_a_flush_the_poolers_answer_does_not_wait_for_another_of_the_server() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let flush = message(b'H', b"");
+    let batch = [parse("", "select 1"), close("s"), flush.clone()].concat();
+    let sent = bench.send_whole(&mut server, &batch);
+    assert_eq!(sent, [parse("", "select 1"), flush].concat());
+    let got = bench.receive_whole(&mut server, PARSED);
+    assert_eq!(got, [PARSED, CLOSED].concat());
+}
+
+#[test]
 fn a_batch_larger_than_the_servers_cache_evicts_inside_itself() {
     let (mut bench, mut server) = (Bench::tracking(1), Exchange::default());
     let batch = [
