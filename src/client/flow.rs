@@ -383,7 +383,8 @@ impl Flow {
             frontend::DESCRIBE => return self.describe(step),
             frontend::CLOSE => return self.close(step),
             frontend::COPY_DONE | frontend::COPY_FAIL => step.server.answers.push_copy_end(),
-            frontend::FLUSH => {
+            // In the middle of an answer they would be taken for a part of it.
+            frontend::FLUSH if step.server.incoming == 0 => {
                 while let Some(fake) = step.server.answers.next_fake() {
                     step.back.extend_from_slice(fake);
                 }

@@ -330,6 +330,24 @@ fn after_a_flush_the_poolers_answer_does_not_wait_for_another_of_the_server() {
 }
 
 #[test]
+fn a_flush_in_the_middle_of_an_answer_waits_for_its_end() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let (row, mut back) = (message(b'T', &[1; 40]), Vec::new());
+    bench.send_whole(&mut server, &[describe(""), close("s")].concat());
+    let mut got = bench.receive_whole(&mut server, &row[..20]);
+    let flush = message(b'H', b"");
+    let mut scratch = BytesMut::new();
+    let mut out = Splice::new(&flush, &mut scratch);
+    let around = &mut bench.around;
+    let walked = bench
+        .flow
+        .client_chunk(&flush, &mut server, around, &mut out, &mut back);
+    assert_eq!((walked, back), (Ok((flush.len(), Stop::End)), Vec::new()));
+    got.extend(bench.receive_whole(&mut server, &row[20..]));
+    assert_eq!(got, [row, CLOSED.to_vec()].concat());
+}
+
+#[test]
 fn a_batch_larger_than_the_servers_cache_evicts_inside_itself() {
     let (mut bench, mut server) = (Bench::tracking(1), Exchange::default());
     let batch = [
