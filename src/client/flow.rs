@@ -419,6 +419,7 @@ impl Flow {
         let tracked = Some(Box::new(Tracked {
             statement: statement.clone(),
             client_name: Some(parse.name.into()),
+            before: None,
         }));
         match step.presence(&statement) {
             Presence::Present => step.push(Owed::Parse(Answer::Fake, tracked)),
@@ -533,11 +534,16 @@ impl Flow {
             step.push(Owed::Close(Answer::Forward, None));
             return Ok(Fate::Pass);
         }
-        let known = self.statements.as_mut().and_then(|all| all.remove(name));
-        let tracked = known.map(|statement| {
+        let before = self.statements.as_mut().and_then(|all| all.remove(name));
+        // A Close on its way may yet be discarded, this one not.
+        let closed = before
+            .clone()
+            .or_else(|| step.answers().about(name).cloned());
+        let tracked = closed.map(|statement| {
             Box::new(Tracked {
                 statement,
                 client_name: Some(name.into()),
+                before,
             })
         });
         step.push(Owed::Close(Answer::Fake, tracked));
@@ -571,9 +577,15 @@ impl Flow {
         let Exchange {
             answers, prepared, ..
         } = server;
-        let discard = |owed| self.undo(Undone::of(owed));
+        let mut undone = Vec::new();
+        let discard = |owed| undone.extend(Undone::of(owed));
         let step = answers.on_message(header.tag, status, discard);
         let step = step.map_err(|_| fault)?;
+        for undone in undone {
+            if let Some(undone) = answers.put_off(undone) {
+                self.undo(undone);
+            }
+        }
         prepared.note(&step, answers);
         if let Some(meter) = step.finished {
             around.finished(meter, std::mem::take(&mut self.outcome));
@@ -597,12 +609,14 @@ impl Flow {
         self.outcome.rows += backend::tag_rows(tag);
     }
 
-    fn undo(&mut self, undone: Option<Undone>) {
-        let Some(undone) = undone else { return };
-        if undone.existed {
-            self.remember(&undone.name, undone.statement);
-        } else if let Some(all) = &mut self.statements {
-            all.remove(&undone.name);
+    fn undo(&mut self, undone: Undone) {
+        match undone.before {
+            Some(statement) => self.remember(&undone.name, statement),
+            None => {
+                if let Some(all) = &mut self.statements {
+                    all.remove(&undone.name);
+                }
+            }
         }
     }
 
@@ -717,6 +731,7 @@ fn own(statement: &Arc<Statement>) -> Box<Tracked> {
     Box::new(Tracked {
         statement: statement.clone(),
         client_name: None,
+        before: None,
     })
 }
 

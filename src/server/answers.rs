@@ -13,7 +13,7 @@ use crate::stats::Micros;
 use crate::wire::TransactionStatus;
 use crate::wire::backend as msg;
 
-use super::statements::{Presence, Statement};
+use super::statements::{Presence, Statement, Undone};
 
 /// A request and how its answer is treated.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub struct Tracked {
     pub statement: Arc<Statement>,
     /// The client's name for it; none when the pooler asked for itself.
     pub client_name: Option<Box<[u8]>>,
+    /// What the client's name meant before.
+    pub before: Option<Arc<Statement>>,
 }
 
 /// What is measured about a request.
@@ -188,6 +190,40 @@ impl Answers {
             }
         }
         None
+    }
+
+    /// The statement of the last request on its way that makes or closes one
+    /// under this name of the client's.
+    pub fn about(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.queue.iter().rev().find_map(|owed| match owed {
+            Owed::Parse(_, Some(tracked)) | Owed::Close(_, Some(tracked))
+                if tracked.client_name.as_deref() == Some(name) =>
+            {
+                Some(&tracked.statement)
+            }
+            _ => None,
+        })
+    }
+
+    /// The next request on its way about the same name takes over what has to
+    /// be restored: it has the last word on the name, unless it is discarded
+    /// too. Answers what no request takes.
+    pub fn put_off(&mut self, undone: Undone) -> Option<Undone> {
+        let next = self.queue.iter_mut().find_map(|owed| match owed {
+            Owed::Parse(_, Some(tracked)) | Owed::Close(_, Some(tracked)) => tracked
+                .client_name
+                .as_ref()
+                .is_some_and(|name| *name == undone.name)
+                .then_some(tracked),
+            _ => None,
+        });
+        match next {
+            Some(next) => {
+                next.before = undone.before;
+                None
+            }
+            None => Some(undone),
+        }
     }
 
     /// The server waits for copy data and takes no other message.

@@ -75,35 +75,26 @@ impl Dictionary {
     }
 }
 
-/// A client's statement whose Parse or Close did not happen after all.
+/// A client's name whose Parse or Close did not happen after all.
 #[derive(Debug)]
 pub struct Undone {
-    /// The client's name for it.
+    /// The client's name.
     pub name: Box<[u8]>,
-    /// The statement.
-    pub statement: Arc<Statement>,
-    /// The client has it (its Close did not happen), or does not (its Parse
-    /// did not).
-    pub existed: bool,
+    /// What it meant before.
+    pub before: Option<Arc<Statement>>,
 }
 
 impl Undone {
     /// What a client has to take back of a request that the server discarded
     /// because of an error.
     pub fn of(owed: Owed) -> Option<Undone> {
-        let (tracked, existed) = match owed {
-            Owed::Parse(_, tracked) => (tracked?, false),
-            Owed::Close(_, tracked) => (tracked?, true),
-            _ => return None,
+        let (Owed::Parse(_, tracked) | Owed::Close(_, tracked)) = owed else {
+            return None;
         };
-        let Tracked {
-            statement,
-            client_name,
-        } = *tracked;
+        let tracked = *tracked?;
         Some(Undone {
-            name: client_name?,
-            statement,
-            existed,
+            name: tracked.client_name?,
+            before: tracked.before,
         })
     }
 }
@@ -277,6 +268,7 @@ mod tests {
         let tracked = Tracked {
             statement: statement.clone(),
             client_name: None,
+            before: None,
         };
         answers.push(Owed::Parse(Answer::Swallow, Some(Box::new(tracked))));
         assert_eq!(prepared.touch(&statement, &answers), Presence::Present);

@@ -308,6 +308,32 @@ fn a_close_behind_an_error_did_not_happen() {
 }
 
 #[test]
+fn a_close_behind_an_error_leaves_what_a_later_batch_says_about_the_name() {
+    let prepared = || {
+        let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+        bench.send_whole(&mut server, &[parse("s", "select 1"), sync()].concat());
+        bench.receive_whole(&mut server, &[PARSED.to_vec(), ready()].concat());
+        (bench, server)
+    };
+    let failing = [parse("", "nope"), close("s"), sync()].concat();
+    let (mut bench, mut server) = prepared();
+    bench.send_whole(&mut server, &[failing.clone(), close("s")].concat());
+    bench.receive_whole(&mut server, &[error(), ready()].concat());
+    assert_eq!(bench.flow.prepared(), 0, "closed");
+
+    let (mut bench, mut server) = prepared();
+    bench.send_whole(&mut server, &[failing.clone(), bind(""), close("s")].concat());
+    bench.receive_whole(&mut server, &[error(), ready(), error()].concat());
+    assert_eq!(bench.flow.prepared(), 1, "neither Close happened");
+
+    let (mut bench, mut server) = prepared();
+    bench.send_whole(&mut server, &[failing, parse("s", "select 2")].concat());
+    bench.receive_whole(&mut server, &[error(), ready(), PARSED.to_vec()].concat());
+    let sent = bench.send_whole(&mut server, &bind("s"));
+    assert_eq!(sent, bind("PGBOUNCER_2"), "what it was told it has");
+}
+
+#[test]
 fn a_close_is_answered_by_the_pooler_in_its_place() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     let batch = [parse("s", "select 1"), close("s"), sync()].concat();
