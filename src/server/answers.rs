@@ -431,8 +431,13 @@ impl Answers {
             self.queue.remove(1);
             swallowed += 1;
         }
-        if swallowed > 0 && matches!(self.queue.front(), Some(Owed::Execute(_))) {
-            self.unsynced = !self.queue.iter().any(|owed| matches!(owed, Owed::Sync));
+        if swallowed > 0 {
+            let closes = |owed: &&Owed| {
+                matches!(owed, Owed::Sync | Owed::Query(_) | Owed::FunctionCall)
+            };
+            let open = self.queue.iter().rev().take_while(|owed| !closes(owed));
+            let mut requests = open.filter(|owed| !matches!(owed, Owed::CopyEnd));
+            self.unsynced = requests.next().is_some();
         }
         self.copying = Copying::In {
             ended: matches!(self.queue.get(1), Some(Owed::CopyEnd)),
@@ -584,6 +589,17 @@ mod tests {
         answers.push_copy_end();
         answers.push_sync();
         feed(&mut answers, b"CZ").expect("copied, one ready");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn a_query_behind_a_copy_whose_sync_is_not_owed_settles() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+        answers.push_copy_end();
+        answers.push(Owed::Query(METER));
+        feed(&mut answers, b"GCTDCZ").expect("copied, then a result");
         assert!(answers.is_settled());
     }
 
