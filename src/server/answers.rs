@@ -320,8 +320,11 @@ impl Answers {
     fn on_error(&mut self, discarded: impl FnMut(Owed)) -> Step {
         let mut step = self.step();
         if let Copying::In { swallowed, .. } = self.copying {
-            // Whether they are answered depends on when the copy failed.
+            // Whether they are answered depends on when the copy failed; and
+            // on that, which of the requests behind them are discarded.
             self.doubt += swallowed;
+            let mut behind = self.queue.iter().skip(1);
+            self.tainted |= swallowed > 0 && behind.any(|owed| !matches!(owed, Owed::CopyEnd));
         }
         self.copying = Copying::No;
         match self.queue.front() {
@@ -612,6 +615,20 @@ mod tests {
         answers.push_sync();
         feed(&mut answers, b"Z").expect("ready");
         assert!(answers.is_empty() && !answers.is_settled());
+    }
+
+    #[test]
+    fn requests_behind_a_sync_in_doubt_taint_the_server() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER));
+        feed(&mut answers, b"G").expect("CopyInResponse");
+        // The copy has failed, but the pooler does not know it yet: the Sync
+        // counts, and Describe is not discarded with Execute.
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+        answers.push(Owed::Describe);
+        feed(&mut answers, b"EZEZ").expect("of the copy, and of Execute");
+        assert!(!answers.is_settled());
     }
 
     #[test]
