@@ -767,4 +767,6 @@ fn needed_whole(header: Header, answers: &Answers) -> Result<bool, ServerFault> 
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -117,6 +117,7 @@ pub enum Presence {
 /// queue of owed responses is asked, so a request that the server discards
 /// leaves no trace.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Prepared {
     confirmed: HashMap<u64, Arc<Statement>>,
     /// Those it has or is being given, with the time of their last use.
