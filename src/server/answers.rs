@@ -13,6 +13,7 @@ use crate::stats::Micros;
 use crate::wire::TransactionStatus;
 use crate::wire::backend as msg;
 
+use super::seeded::{Bug, planted};
 use super::statements::{Presence, Statement, Undone};
 
 /// A request and how its answer is treated.
@@ -134,7 +135,7 @@ impl Answers {
             && self.status == TransactionStatus::Idle
             && self.copying == Copying::No
             && !self.skipping
-            && !self.unsynced
+            && (!self.unsynced || planted(Bug::UnsyncedIsSettled))
             && self.doubt == 0
             && !self.tainted
     }
@@ -258,7 +259,9 @@ impl Answers {
         }
         // Whose answer comes next cannot be told any more.
         self.tainted |= self.doubt > 0;
-        self.skipping = false;
+        if std::mem::take(&mut self.skipping) && planted(Bug::SyncOfSkippedForgotten) {
+            return;
+        }
         self.unsynced = false;
         self.queue.push_back(Owed::Sync);
     }
@@ -277,6 +280,13 @@ impl Answers {
     /// come.
     pub fn next_fake(&mut self) -> Option<&'static [u8]> {
         self.drop_copy_ends();
+        if planted(Bug::FakesOvertake) {
+            let fake = |o: &Owed| {
+                matches!(o, Owed::Parse(Answer::Fake, _) | Owed::Close(Answer::Fake, _))
+            };
+            let at = self.queue.iter().position(fake)?;
+            self.queue.swap(0, at);
+        }
         let answer = match self.queue.front()? {
             Owed::Parse(Answer::Fake, _) => msg::PARSE_COMPLETE_MESSAGE,
             Owed::Close(Answer::Fake, _) => msg::CLOSE_COMPLETE_MESSAGE,
@@ -326,7 +336,9 @@ impl Answers {
             let mut behind = self.queue.iter().skip(1);
             self.tainted |= swallowed > 0 && behind.any(|owed| !matches!(owed, Owed::CopyEnd));
         }
-        self.copying = Copying::No;
+        if !planted(Bug::CopyOutlivesError) {
+            self.copying = Copying::No;
+        }
         match self.queue.front() {
             // An error nobody asked for announces the end of the connection.
             None => self.tainted = true,
@@ -346,9 +358,17 @@ impl Answers {
     }
 
     fn discard_until_sync(&mut self, discarded: impl FnMut(Owed)) {
-        let sync = self.queue.iter().position(|o| matches!(o, Owed::Sync));
+        let ends = |owed: &Owed| match owed {
+            Owed::Sync => true,
+            Owed::Query(_) => planted(Bug::QueryOutlivesError),
+            _ => false,
+        };
+        let sync = self.queue.iter().position(ends);
         self.skipping = sync.is_none();
-        let count = sync.unwrap_or(self.queue.len());
+        let count = match planted(Bug::ErrorDiscardsOne) {
+            true => 1,
+            false => sync.unwrap_or(self.queue.len()),
+        };
         // Latest first: what they would have done is undone step by step.
         self.queue.drain(..count).rev().for_each(discarded);
     }
@@ -369,6 +389,9 @@ impl Answers {
                 return Err(Unexpected(msg::READY_FOR_QUERY));
             }
         }
+        if planted(Bug::FirstReadyIsLast) {
+            self.queue.clear();
+        }
         self.copying = Copying::No;
         self.status = status;
         self.drop_copy_ends();
@@ -380,7 +403,7 @@ impl Answers {
         let front = self.queue.front().ok_or(Unexpected(tag))?;
         match (front, tag) {
             (Owed::Parse(answer, tracked), msg::PARSE_COMPLETE) => {
-                step.forward = *answer == Answer::Forward;
+                step.forward = *answer == Answer::Forward || planted(Bug::SwallowedForwarded);
                 if let Some(tracked) = tracked {
                     tracked.statement.prove();
                     step.parsed = Some(tracked.statement.clone());
@@ -430,7 +453,9 @@ impl Answers {
     /// not owed an answer any more.
     fn begin_copy_in(&mut self) {
         let mut swallowed = 0;
-        while let Some(Owed::Sync) = self.queue.get(1) {
+        while let Some(Owed::Sync) = self.queue.get(1)
+            && !planted(Bug::SyncOfCopyAwaited)
+        {
             self.queue.remove(1);
             swallowed += 1;
         }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
-use super::answers::{Answers, Owed, Step, Tracked};
+use super::answers::{Answers, Owed, Step};
+use super::seeded::{Bug, planted};
 
 /// A statement as every server knows it.
 #[derive(Debug)]
@@ -176,7 +177,9 @@ impl Prepared {
 
     /// The server says that it has it no more.
     fn on_closed(&mut self, statement: &Statement) {
-        self.confirmed.remove(&statement.id);
+        if !planted(Bug::ClosedStaysPresent) {
+            self.confirmed.remove(&statement.id);
+        }
     }
 
     /// The server has none any more, but for what is still on its way.
@@ -222,7 +225,7 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::answers::Answer;
+    use crate::server::answers::{Answer, Tracked};
 
     #[test]
     fn the_same_definition_is_one_statement_and_another_is_not() {

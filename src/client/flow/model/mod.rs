@@ -22,8 +22,9 @@
 //! - Describe of a statement whose table is gone is answered with the error
 //!   alone when its server had to be given the statement first; PostgreSQL
 //!   describes its parameters before.
-//! - When Syncs were sent while a COPY was failing, it is open what the client
-//!   hears; the server does not go to anybody else.
+//! - When Syncs were sent while a COPY was failing and requests behind them, it
+//!   is open what the client hears of these; the server does not go to anybody
+//!   else.
 
 mod oracle;
 mod pipelines;
@@ -31,5 +32,6 @@ mod pooler;
 mod postgres;
 mod random;
 mod script;
+mod seeded;
 mod walk;
 mod world;

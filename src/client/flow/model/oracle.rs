@@ -23,6 +23,8 @@ pub(super) struct Direct {
     copy_begun: bool,
     sync_in_copy: bool,
     copy_failed: bool,
+    /// After such a Sync and a failed COPY more has been asked for.
+    asked_in_doubt: bool,
     /// The pooler may end the connection for a statement's name.
     may_fault: bool,
     /// It has to.
@@ -49,6 +51,7 @@ impl Direct {
             copy_begun: false,
             sync_in_copy: false,
             copy_failed: false,
+            asked_in_doubt: false,
             may_fault: false,
             must_fault: false,
             answered_by_pooler: None,
@@ -64,6 +67,7 @@ impl Direct {
         node.note_name(letter, luck);
         let copying = node.postgres.is_copying();
         node.copy_begun |= copying;
+        node.asked_in_doubt |= node.is_in_doubt() && letter.is_request();
         node.sync_in_copy |= node.copy_begun && letter == Letter::Sync;
         node.copy_failed |= copying
             && (letter == Letter::CopyFail || (letter == Letter::CopyData && luck != Luck::Good));
@@ -98,6 +102,11 @@ impl Direct {
         self.must_fault || self.postgres.is_dead()
     }
 
+    /// Whether a Sync has been ignored depends on when a COPY failed.
+    fn is_in_doubt(&self) -> bool {
+        self.sync_in_copy && self.copy_failed
+    }
+
     /// Names are PgBouncer's business: it knows them by what has been
     /// answered, and by what is still on its way.
     fn note_name(&mut self, letter: Letter, luck: Luck) {
@@ -122,9 +131,9 @@ impl Direct {
     /// nothing happened any more, or it has gone in the middle.
     pub(super) fn judge(&self, client: &Client, stayed: bool) -> Result<(), Wrong> {
         // Of a Sync that is sent while a COPY may be failing it cannot be told
-        // whether it counts: the server must not go to anybody else, but what
-        // its own client hears is open.
-        if self.sync_in_copy && self.copy_failed {
+        // whether it counts: the server must not go to anybody else, and what
+        // its own client hears of requests behind it is open.
+        if self.asked_in_doubt {
             return Ok(());
         }
         let all = [&self.heard, self.postgres.kept()].concat();
@@ -170,7 +179,7 @@ impl Direct {
         if names != expected {
             return Err(format!("has {names:?} instead of {expected:?}"));
         }
-        let free = self.postgres.is_clean() && !self.unsynced;
+        let free = self.postgres.is_clean() && !self.unsynced && !self.is_in_doubt();
         match &client.server {
             Some(server) if free => Err(format!("keeps {}", server.state())),
             _ => Ok(()),

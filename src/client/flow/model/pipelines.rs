@@ -136,11 +136,8 @@ impl Author {
             Unit::CommitFails => [parse("", TWICE), run("", &[])].concat(),
             Unit::Copy(good) => {
                 let copy = [parse("", COPY), run("", &[])].concat();
-                let end = match good {
-                    true => message(b'c', b""),
-                    false => message(b'f', b"no\0"),
-                };
-                [copy, message(b'd', b"1\n"), end].concat()
+                let line: &[u8] = if *good { b"1\n" } else { b"one\ttoo many\n" };
+                [copy, message(b'd', line), message(b'c', b"")].concat()
             }
             Unit::Nothing => Vec::new(),
         };

@@ -39,6 +39,11 @@ pub(super) enum Luck {
 }
 
 impl Letter {
+    /// It asks for an answer of its own.
+    pub(super) fn is_request(self) -> bool {
+        !matches!(self, Flush | Sync | CopyData | CopyDone | CopyFail)
+    }
+
     /// The ways it can go wrong.
     pub(super) fn mishaps(self) -> &'static [Luck] {
         match self {

@@ -89,8 +89,18 @@ impl Walk {
         letters.iter().try_for_each(|&next| self.follow(&node, next))
     }
 
-    /// The client stays until nothing happens any more; and it goes at once.
+    /// Short sequences are tried more often: there is more in how they come.
     fn check(&mut self, node: &Direct) -> Result<(), Wrong> {
+        let times = match node.letters.len() {
+            0..=3 => 8,
+            4 => 2,
+            _ => 1,
+        };
+        (0..times).try_for_each(|_| self.check_once(node))
+    }
+
+    /// The client stays until nothing happens any more, or goes before.
+    fn check_once(&mut self, node: &Direct) -> Result<(), Wrong> {
         self.runs += 1;
         let seed = self.seed.wrapping_add(self.runs as u64);
         let mut random = Random::new(seed);
