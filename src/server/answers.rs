@@ -282,7 +282,10 @@ impl Answers {
         self.drop_copy_ends();
         if planted(Bug::FakesOvertake) {
             let fake = |o: &Owed| {
-                matches!(o, Owed::Parse(Answer::Fake, _) | Owed::Close(Answer::Fake, _))
+                matches!(
+                    o,
+                    Owed::Parse(Answer::Fake, _) | Owed::Close(Answer::Fake, _)
+                )
             };
             let at = self.queue.iter().position(fake)?;
             self.queue.swap(0, at);
@@ -460,9 +463,8 @@ impl Answers {
             swallowed += 1;
         }
         if swallowed > 0 {
-            let closes = |owed: &&Owed| {
-                matches!(owed, Owed::Sync | Owed::Query(_) | Owed::FunctionCall)
-            };
+            let closes =
+                |owed: &&Owed| matches!(owed, Owed::Sync | Owed::Query(_) | Owed::FunctionCall);
             let open = self.queue.iter().rev().take_while(|owed| !closes(owed));
             let mut requests = open.filter(|owed| !matches!(owed, Owed::CopyEnd));
             self.unsynced = requests.next().is_some();

@@ -322,7 +322,10 @@ fn a_close_behind_an_error_leaves_what_a_later_batch_says_about_the_name() {
     assert_eq!(bench.flow.prepared(), 0, "closed");
 
     let (mut bench, mut server) = prepared();
-    bench.send_whole(&mut server, &[failing.clone(), bind(""), close("s")].concat());
+    bench.send_whole(
+        &mut server,
+        &[failing.clone(), bind(""), close("s")].concat(),
+    );
     bench.receive_whole(&mut server, &[error(), ready(), error()].concat());
     assert_eq!(bench.flow.prepared(), 1, "neither Close happened");
 

@@ -172,7 +172,10 @@ impl Direct {
             return Ok(());
         }
         let named = client.flow.statements.iter();
-        let mut names: Vec<&[u8]> = named.flat_map(|all| all.keys()).map(|name| &**name).collect();
+        let mut names: Vec<&[u8]> = named
+            .flat_map(|all| all.keys())
+            .map(|name| &**name)
+            .collect();
         let mut expected: Vec<_> = self.postgres.prepared().collect();
         names.sort();
         expected.sort();

@@ -125,7 +125,10 @@ impl Server {
         if !self.postgres.is_clean() || !self.outbound.is_empty() {
             return Err(format!("dirty hand-over: {}", self.state()));
         }
-        let (has, noted) = (self.postgres.prepared().count(), self.exchange.prepared.len());
+        let (has, noted) = (
+            self.postgres.prepared().count(),
+            self.exchange.prepared.len(),
+        );
         if has != noted {
             return Err(format!("{noted} statements noted: {}", self.state()));
         }

@@ -9,11 +9,6 @@
 
 use std::collections::VecDeque;
 
-/// What the real server needs before it can be compared.
-pub(crate) const SETUP: &str = "create temp table t (x text); \
-    create temp table shelf as select generate_series(1, 2) x; \
-    create temp table twice (x int unique deferrable initially deferred)";
-
 /// Two rows that begin with the first parameter. The second parameter is the
 /// row at which it fails; `0` is none.
 pub(crate) const ROWS: &str =
@@ -139,6 +134,8 @@ pub(crate) struct Postgres {
     input: Vec<u8>,
     /// Answers that are still in its buffer.
     kept: Vec<u8>,
+    /// Where in it the last CommandComplete begins.
+    tag_at: usize,
     sent: Vec<u8>,
     statements: Vec<(Vec<u8>, Sql)>,
     portals: Vec<(Vec<u8>, Portal)>,
@@ -346,7 +343,9 @@ impl Postgres {
         if body[0] == b'S' {
             let kinds = sql.parameters();
             let mut body = (kinds.len() as u16).to_be_bytes().to_vec();
-            kinds.iter().for_each(|kind| body.extend(kind.to_be_bytes()));
+            kinds
+                .iter()
+                .for_each(|kind| body.extend(kind.to_be_bytes()));
             self.put(b't', &body);
             if sql == (Sql::Rows { shelf: true }) && self.shelf_gone {
                 return Err(NO_TABLE);
@@ -466,9 +465,7 @@ impl Postgres {
     fn run_query(&mut self, mut all: VecDeque<Sql>) {
         while let Some(sql) = all.pop_front() {
             let outcome = match &sql {
-                _ if self.block == Block::Failed
-                    && !matches!(sql, Sql::Commit | Sql::Rollback) =>
-                {
+                _ if self.block == Block::Failed && !matches!(sql, Sql::Commit | Sql::Rollback) => {
                     Err(FAILED_BLOCK)
                 }
                 Sql::Literal(text) => {
@@ -490,6 +487,10 @@ impl Postgres {
                 self.fail(code);
                 return self.ready();
             }
+        }
+        if self.block == Block::None && self.commit_fails {
+            // The last statement is not complete until it is committed.
+            self.kept.truncate(self.tag_at);
         }
         self.end_of_transaction();
     }
@@ -585,6 +586,7 @@ impl Postgres {
     }
 
     fn put_tag(&mut self, tag: &str) {
+        self.tag_at = self.kept.len();
         self.put(b'C', &[tag.as_bytes(), b"\0"].concat());
     }
 

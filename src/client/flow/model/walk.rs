@@ -61,7 +61,10 @@ impl Walk {
     fn follow(&mut self, node: &Direct, letter: Letter) -> Result<(), Wrong> {
         self.visit(node.and(letter, Luck::Good))?;
         if node.may_fail(letter) && self.setting.tables != Tables::Gone {
-            for &luck in letter.mishaps() {
+            // What fails later needs a message behind it.
+            let last = node.letters.len() + 1 == self.length;
+            let mishaps = letter.mishaps().iter();
+            for &luck in mishaps.filter(|luck| !last || **luck == Luck::Fails) {
                 self.visit(node.and(letter, luck))?;
             }
         }
@@ -86,14 +89,15 @@ impl Walk {
             true => &LETTERS[..LETTERS.len() - 3],
             false => &LETTERS[..],
         };
-        letters.iter().try_for_each(|&next| self.follow(&node, next))
+        letters
+            .iter()
+            .try_for_each(|&next| self.follow(&node, next))
     }
 
     /// Short sequences are tried more often: there is more in how they come.
     fn check(&mut self, node: &Direct) -> Result<(), Wrong> {
         let times = match node.letters.len() {
-            0..=3 => 8,
-            4 => 2,
+            0..=3 => 4,
             _ => 1,
         };
         (0..times).try_for_each(|_| self.check_once(node))
@@ -135,7 +139,7 @@ impl Walk {
             Left::Settled(server) => pool.idle.push(server),
         }
         // That it is clean has been seen already: mostly that will do.
-        match random.chance(4) {
+        match random.chance(6) {
             true => self.next_client(pool, random),
             false => Ok(()),
         }

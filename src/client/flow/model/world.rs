@@ -70,9 +70,7 @@ impl World {
         };
         let known: Vec<_> = (0..known).map(intern).collect();
         let mut server = match cache {
-            Cache::Cached => {
-                served(&around, &[0, 1, 2].map(|index| definition(copies, index)))
-            }
+            Cache::Cached => served(&around, &[0, 1, 2].map(|index| definition(copies, index))),
             Cache::Missing => Server::default(),
             Cache::Evicted => served(&around, &[b"select 'other'\0\0\0".to_vec()]),
         };
@@ -146,7 +144,9 @@ impl World {
     /// A client that has the first statement and will say this.
     pub(super) fn client(&self, says: Vec<u8>) -> Client {
         let mut client = Client::new(says);
-        client.flow.remember(NAMES[0].as_bytes(), self.first.clone());
+        client
+            .flow
+            .remember(NAMES[0].as_bytes(), self.first.clone());
         client
     }
 }
