@@ -14,9 +14,9 @@
 //! - A statement's name that is taken or unknown ends the connection, with
 //!   PgBouncer's words. So does one whose Parse or Close is discarded by an
 //!   error that the client cannot know yet.
-//! - A statement whose Parse was discarded by an earlier batch of a pipeline
-//!   is prepared anew for a later batch sent before that could be known,
-//!   where PostgreSQL says that there is no such statement.
+//! - When an error discards the Parse or Close of a statement, a later batch
+//!   of the pipeline, sent before that could be known, finds the statement
+//!   prepared, or its name free, where PostgreSQL has an error.
 //! - A Parse or Close in the middle of a COPY ends PostgreSQL's connection;
 //!   one that the pooler answers itself does not, as no server sees it.
 //! - Describe of a statement whose table is gone is answered with the error
@@ -25,6 +25,9 @@
 //! - When Syncs were sent while a COPY was failing and requests behind them, it
 //!   is open what the client hears of these; the server does not go to anybody
 //!   else.
+//! - A server may be kept from others until its client leaves, though it is
+//!   clean: when Syncs were sent while a COPY was failing, and after Close or
+//!   the like until Sync.
 
 mod oracle;
 mod pipelines;

@@ -32,10 +32,10 @@ pub(super) struct Direct {
     /// Bytes that had been heard when a message came that ends the connection
     /// here, but which the pooler answers itself.
     answered_by_pooler: Option<usize>,
-    /// Bytes that had been heard when a statement was used whose Parse an
-    /// earlier batch of the pipeline has failed, which the client cannot have
-    /// known.
-    prepared_anew: Option<usize>,
+    /// Bytes that had been heard when a message came that fails because an
+    /// earlier batch of the pipeline has, which its sender cannot have known:
+    /// a statement is not there, or its name is not free.
+    unaware: Option<usize>,
 }
 
 impl Direct {
@@ -55,7 +55,7 @@ impl Direct {
             may_fault: false,
             must_fault: false,
             answered_by_pooler: None,
-            prepared_anew: None,
+            unaware: None,
         }
     }
 
@@ -122,8 +122,8 @@ impl Direct {
         self.may_fault |= has != wanted || believes != wanted;
         let read = !self.postgres.is_skipping() && !self.postgres.is_copying();
         self.must_fault = has != wanted && believes != wanted && read;
-        if wanted && !has && believes && read {
-            self.prepared_anew.get_or_insert(self.heard.len());
+        if has != wanted && believes == wanted && read {
+            self.unaware.get_or_insert(self.heard.len());
         }
     }
 
@@ -140,10 +140,10 @@ impl Direct {
         let (heard, all) = (undescribed(&client.heard), undescribed(&all));
         let says = || heard.escape_ascii().to_string();
         // A Parse or Close in the middle of a COPY ends the connection, unless
-        // the pooler answers it and the server never sees it. And where
-        // PostgreSQL does not know a statement because an earlier batch has
-        // failed, the pooler gives it the statement.
-        if let Some(common) = self.answered_by_pooler.or(self.prepared_anew) {
+        // the pooler answers it and the server never sees it. And where the
+        // Parse or Close of a statement has been discarded with an earlier
+        // batch, the pooler gives the server what the client means.
+        if let Some(common) = self.answered_by_pooler.or(self.unaware) {
             let common = undescribed(&self.heard[..common]);
             return match heard.starts_with(&*common) || common.starts_with(&*heard) {
                 true => Ok(()),
