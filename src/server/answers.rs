@@ -395,7 +395,9 @@ impl Answers {
         if planted(Bug::FirstReadyIsLast) {
             self.queue.clear();
         }
-        self.copying = Copying::No;
+        if !planted(Bug::CopyOutlivesError) {
+            self.copying = Copying::No;
+        }
         self.status = status;
         self.drop_copy_ends();
         Ok(step)

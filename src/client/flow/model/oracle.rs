@@ -145,12 +145,12 @@ impl Direct {
         // batch, the pooler gives the server what the client means.
         if let Some(common) = self.answered_by_pooler.or(self.unaware) {
             let common = undescribed(&self.heard[..common]);
-            return match heard.starts_with(&*common) || common.starts_with(&*heard) {
+            return match heard.starts_with(&common) || common.starts_with(&heard) {
                 true => Ok(()),
                 false => Err(format!("hears {}", says())),
             };
         }
-        if !all.starts_with(&*heard) {
+        if !all.starts_with(&heard) {
             return Err(format!("hears {}", says()));
         }
         if let Some(broken) = &client.broken {

@@ -142,7 +142,7 @@ pub(super) enum Left {
     /// It had none.
     Nothing,
     /// Proven clean.
-    Settled(Server),
+    Settled(Box<Server>),
     /// It was closed.
     Closed,
 }
@@ -346,6 +346,6 @@ impl Pool {
             return Ok(Left::Closed);
         }
         server.check_clean()?;
-        Ok(Left::Settled(server))
+        Ok(Left::Settled(Box::new(server)))
     }
 }

@@ -136,7 +136,7 @@ impl Walk {
         match Pool::leave(client)? {
             Left::Closed => return Ok(()),
             Left::Nothing => {}
-            Left::Settled(server) => pool.idle.push(server),
+            Left::Settled(server) => pool.idle.push(*server),
         }
         // That it is clean has been seen already: mostly that will do.
         match random.chance(6) {
