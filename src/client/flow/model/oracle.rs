@@ -143,7 +143,8 @@ impl Direct {
         // the pooler answers it and the server never sees it. And where the
         // Parse or Close of a statement has been discarded with an earlier
         // batch, the pooler gives the server what the client means.
-        if let Some(common) = self.answered_by_pooler.or(self.unaware) {
+        let open = [self.answered_by_pooler, self.unaware];
+        if let Some(common) = open.into_iter().flatten().min() {
             let common = undescribed(&self.heard[..common]);
             return match heard.starts_with(&common) || common.starts_with(&heard) {
                 true => Ok(()),
