@@ -69,14 +69,13 @@ impl Direct {
         node.copy_begun |= copying;
         node.asked_in_doubt |= node.is_in_doubt() && letter.is_request();
         node.sync_in_copy |= node.copy_begun && letter == Letter::Sync;
-        node.copy_failed |= copying
-            && (letter == Letter::CopyFail || (letter == Letter::CopyData && luck != Luck::Good));
         node.unsynced |= !matches!(letter, Letter::Sync | Letter::Query | Letter::Flush);
         let bytes = node.author.say(letter, luck);
         node.says.extend_from_slice(&bytes);
         let before = node.heard.len();
         node.postgres.receive(&bytes);
         node.heard.append(&mut node.postgres.take_sent());
+        node.copy_failed |= copying && node.heard[before..].starts_with(b"E");
         node.unsynced &= !node.heard[before..].ends_with(b"Z\0\0\0\x05I");
         if node.postgres.is_dead() && matches!(letter, Letter::Parse | Letter::Close) {
             node.answered_by_pooler = Some(before);
