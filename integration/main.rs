@@ -11,6 +11,7 @@ mod harness;
 mod hostile;
 mod login;
 mod metrics;
+mod model;
 mod modes;
 mod operations;
 mod outage;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::answers::{Answer, Meter, Owed, Tracked};
+use crate::server::seeded::{Bug, planted};
 use crate::server::statements::{Dictionary, Presence, Statement, Undone};
 use crate::server::{Answers, Exchange};
 use crate::stats::Micros;
@@ -328,6 +329,12 @@ impl Flow {
             server.incoming -= pass;
             at += pass;
             arrived.taken = at;
+            if server.incoming == 0 {
+                // At once: after a Flush nothing else may come.
+                while let Some(fake) = server.answers.next_fake() {
+                    out.insert().extend_from_slice(fake);
+                }
+            }
             let header = match Header::read(&chunk[at..]) {
                 None => return Ok(arrived),
                 Some(Err(_)) => return Err(ServerFault(chunk[at])),
@@ -343,9 +350,6 @@ impl Flow {
             }
             let end = chunk.len().min(at + header.total());
             let body = &chunk[at + HEADER_LEN..end];
-            while let Some(fake) = server.answers.next_fake() {
-                out.insert().extend_from_slice(fake);
-            }
             let forward = self.answer(header, body, server, around, &mut arrived)?;
             if arrived.block_refused {
                 return Ok(arrived);
@@ -384,9 +388,12 @@ impl Flow {
             frontend::DESCRIBE => return self.describe(step),
             frontend::CLOSE => return self.close(step),
             frontend::COPY_DONE | frontend::COPY_FAIL => step.server.answers.push_copy_end(),
-            frontend::FLUSH => {
+            // In the middle of an answer they would be taken for a part of it.
+            frontend::FLUSH if step.server.incoming == 0 => {
                 while let Some(fake) = step.server.answers.next_fake() {
-                    step.back.extend_from_slice(fake);
+                    if !planted(Bug::FlushLosesFakes) {
+                        step.back.extend_from_slice(fake);
+                    }
                 }
             }
             _ => {}
@@ -419,6 +426,7 @@ impl Flow {
         let tracked = Some(Box::new(Tracked {
             statement: statement.clone(),
             client_name: Some(parse.name.into()),
+            before: None,
         }));
         match step.presence(&statement) {
             Presence::Present => step.push(Owed::Parse(Answer::Fake, tracked)),
@@ -533,11 +541,16 @@ impl Flow {
             step.push(Owed::Close(Answer::Forward, None));
             return Ok(Fate::Pass);
         }
-        let known = self.statements.as_mut().and_then(|all| all.remove(name));
-        let tracked = known.map(|statement| {
+        let before = self.statements.as_mut().and_then(|all| all.remove(name));
+        // A Close on its way may yet be discarded, this one not.
+        let closed = before
+            .clone()
+            .or_else(|| step.answers().about(name).cloned());
+        let tracked = closed.map(|statement| {
             Box::new(Tracked {
                 statement,
                 client_name: Some(name.into()),
+                before,
             })
         });
         step.push(Owed::Close(Answer::Fake, tracked));
@@ -571,9 +584,15 @@ impl Flow {
         let Exchange {
             answers, prepared, ..
         } = server;
-        let discard = |owed| self.undo(Undone::of(owed));
+        let mut undone = Vec::new();
+        let discard = |owed| undone.extend(Undone::of(owed));
         let step = answers.on_message(header.tag, status, discard);
         let step = step.map_err(|_| fault)?;
+        for undone in undone {
+            if let Some(undone) = answers.put_off(undone) {
+                self.undo(undone);
+            }
+        }
         prepared.note(&step, answers);
         if let Some(meter) = step.finished {
             around.finished(meter, std::mem::take(&mut self.outcome));
@@ -597,12 +616,15 @@ impl Flow {
         self.outcome.rows += backend::tag_rows(tag);
     }
 
-    fn undo(&mut self, undone: Option<Undone>) {
-        let Some(undone) = undone else { return };
-        if undone.existed {
-            self.remember(&undone.name, undone.statement);
-        } else if let Some(all) = &mut self.statements {
-            all.remove(&undone.name);
+    fn undo(&mut self, undone: Undone) {
+        match undone.before {
+            Some(statement) => self.remember(&undone.name, statement),
+            None if planted(Bug::FailedParseKeepsName) => {}
+            None => {
+                if let Some(all) = &mut self.statements {
+                    all.remove(&undone.name);
+                }
+            }
         }
     }
 
@@ -717,6 +739,7 @@ fn own(statement: &Arc<Statement>) -> Box<Tracked> {
     Box::new(Tracked {
         statement: statement.clone(),
         client_name: None,
+        before: None,
     })
 }
 
@@ -751,5 +774,7 @@ fn needed_whole(header: Header, answers: &Answers) -> Result<bool, ServerFault> 
     Ok(needed)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

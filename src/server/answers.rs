@@ -13,7 +13,8 @@ use crate::stats::Micros;
 use crate::wire::TransactionStatus;
 use crate::wire::backend as msg;
 
-use super::statements::{Presence, Statement};
+use super::seeded::{Bug, planted};
+use super::statements::{Presence, Statement, Undone};
 
 /// A request and how its answer is treated.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct Tracked {
     pub statement: Arc<Statement>,
     /// The client's name for it; none when the pooler asked for itself.
     pub client_name: Option<Box<[u8]>>,
+    /// What the client's name meant before.
+    pub before: Option<Arc<Statement>>,
 }
 
 /// What is measured about a request.
@@ -132,7 +135,7 @@ impl Answers {
             && self.status == TransactionStatus::Idle
             && self.copying == Copying::No
             && !self.skipping
-            && !self.unsynced
+            && (!self.unsynced || planted(Bug::UnsyncedIsSettled))
             && self.doubt == 0
             && !self.tainted
     }
@@ -190,6 +193,40 @@ impl Answers {
         None
     }
 
+    /// The statement of the last request on its way that makes or closes one
+    /// under this name of the client's.
+    pub fn about(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.queue.iter().rev().find_map(|owed| match owed {
+            Owed::Parse(_, Some(tracked)) | Owed::Close(_, Some(tracked))
+                if tracked.client_name.as_deref() == Some(name) =>
+            {
+                Some(&tracked.statement)
+            }
+            _ => None,
+        })
+    }
+
+    /// The next request on its way about the same name takes over what has to
+    /// be restored: it has the last word on the name, unless it is discarded
+    /// too. Answers what no request takes.
+    pub fn put_off(&mut self, undone: Undone) -> Option<Undone> {
+        let next = self.queue.iter_mut().find_map(|owed| match owed {
+            Owed::Parse(_, Some(tracked)) | Owed::Close(_, Some(tracked)) => tracked
+                .client_name
+                .as_ref()
+                .is_some_and(|name| *name == undone.name)
+                .then_some(tracked),
+            _ => None,
+        });
+        match next {
+            Some(next) => {
+                next.before = undone.before;
+                None
+            }
+            None => Some(undone),
+        }
+    }
+
     /// The server waits for copy data and takes no other message.
     pub fn is_copying_in(&self) -> bool {
         matches!(
@@ -222,7 +259,9 @@ impl Answers {
         }
         // Whose answer comes next cannot be told any more.
         self.tainted |= self.doubt > 0;
-        self.skipping = false;
+        if std::mem::take(&mut self.skipping) && planted(Bug::SyncOfSkippedForgotten) {
+            return;
+        }
         self.unsynced = false;
         self.queue.push_back(Owed::Sync);
     }
@@ -241,6 +280,16 @@ impl Answers {
     /// come.
     pub fn next_fake(&mut self) -> Option<&'static [u8]> {
         self.drop_copy_ends();
+        if planted(Bug::FakesOvertake) {
+            let fake = |o: &Owed| {
+                matches!(
+                    o,
+                    Owed::Parse(Answer::Fake, _) | Owed::Close(Answer::Fake, _)
+                )
+            };
+            let at = self.queue.iter().position(fake)?;
+            self.queue.swap(0, at);
+        }
         let answer = match self.queue.front()? {
             Owed::Parse(Answer::Fake, _) => msg::PARSE_COMPLETE_MESSAGE,
             Owed::Close(Answer::Fake, _) => msg::CLOSE_COMPLETE_MESSAGE,
@@ -292,10 +341,15 @@ impl Answers {
     fn on_error(&mut self, discarded: impl FnMut(Owed)) -> Step {
         let mut step = self.step();
         if let Copying::In { swallowed, .. } = self.copying {
-            // Whether they are answered depends on when the copy failed.
+            // Whether they are answered depends on when the copy failed; and
+            // on that, which of the requests behind them are discarded.
             self.doubt += swallowed;
+            let mut behind = self.queue.iter().skip(1);
+            self.tainted |= swallowed > 0 && behind.any(|owed| !matches!(owed, Owed::CopyEnd));
         }
-        self.copying = Copying::No;
+        if !planted(Bug::CopyOutlivesError) {
+            self.copying = Copying::No;
+        }
         match self.queue.front() {
             // An error nobody asked for announces the end of the connection.
             None => self.tainted = true,
@@ -315,9 +369,17 @@ impl Answers {
     }
 
     fn discard_until_sync(&mut self, discarded: impl FnMut(Owed)) {
-        let sync = self.queue.iter().position(|o| matches!(o, Owed::Sync));
+        let ends = |owed: &Owed| match owed {
+            Owed::Sync => true,
+            Owed::Query(_) => planted(Bug::QueryOutlivesError),
+            _ => false,
+        };
+        let sync = self.queue.iter().position(ends);
         self.skipping = sync.is_none();
-        let count = sync.unwrap_or(self.queue.len());
+        let count = match planted(Bug::ErrorDiscardsOne) {
+            true => 1,
+            false => sync.unwrap_or(self.queue.len()),
+        };
         // Latest first: what they would have done is undone step by step.
         self.queue.drain(..count).rev().for_each(discarded);
     }
@@ -338,7 +400,12 @@ impl Answers {
                 return Err(Unexpected(msg::READY_FOR_QUERY));
             }
         }
-        self.copying = Copying::No;
+        if planted(Bug::FirstReadyIsLast) {
+            self.queue.clear();
+        }
+        if !planted(Bug::CopyOutlivesError) {
+            self.copying = Copying::No;
+        }
         self.status = status;
         self.drop_copy_ends();
         Ok(step)
@@ -349,7 +416,7 @@ impl Answers {
         let front = self.queue.front().ok_or(Unexpected(tag))?;
         match (front, tag) {
             (Owed::Parse(answer, tracked), msg::PARSE_COMPLETE) => {
-                step.forward = *answer == Answer::Forward;
+                step.forward = *answer == Answer::Forward || planted(Bug::SwallowedForwarded);
                 if let Some(tracked) = tracked {
                     tracked.statement.prove();
                     step.parsed = Some(tracked.statement.clone());
@@ -399,12 +466,18 @@ impl Answers {
     /// not owed an answer any more.
     fn begin_copy_in(&mut self) {
         let mut swallowed = 0;
-        while let Some(Owed::Sync) = self.queue.get(1) {
+        while let Some(Owed::Sync) = self.queue.get(1)
+            && !planted(Bug::SyncOfCopyAwaited)
+        {
             self.queue.remove(1);
             swallowed += 1;
         }
-        if swallowed > 0 && matches!(self.queue.front(), Some(Owed::Execute(_))) {
-            self.unsynced = !self.queue.iter().any(|owed| matches!(owed, Owed::Sync));
+        if swallowed > 0 {
+            let closes =
+                |owed: &&Owed| matches!(owed, Owed::Sync | Owed::Query(_) | Owed::FunctionCall);
+            let open = self.queue.iter().rev().take_while(|owed| !closes(owed));
+            let mut requests = open.filter(|owed| !matches!(owed, Owed::CopyEnd));
+            self.unsynced = requests.next().is_some();
         }
         self.copying = Copying::In {
             ended: matches!(self.queue.get(1), Some(Owed::CopyEnd)),
@@ -560,6 +633,17 @@ mod tests {
     }
 
     #[test]
+    fn a_query_behind_a_copy_whose_sync_is_not_owed_settles() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+        answers.push_copy_end();
+        answers.push(Owed::Query(METER));
+        feed(&mut answers, b"GCTDCZ").expect("copied, then a result");
+        assert!(answers.is_settled());
+    }
+
+    #[test]
     fn a_copy_that_fails_with_a_sync_in_doubt_taints_the_server() {
         let mut answers = Answers::default();
         answers.push(Owed::Execute(METER));
@@ -568,6 +652,20 @@ mod tests {
         answers.push_sync();
         feed(&mut answers, b"Z").expect("ready");
         assert!(answers.is_empty() && !answers.is_settled());
+    }
+
+    #[test]
+    fn requests_behind_a_sync_in_doubt_taint_the_server() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER));
+        feed(&mut answers, b"G").expect("CopyInResponse");
+        // The copy has failed, but the pooler does not know it yet: the Sync
+        // counts, and Describe is not discarded with Execute.
+        answers.push(Owed::Execute(METER));
+        answers.push_sync();
+        answers.push(Owed::Describe);
+        feed(&mut answers, b"EZEZ").expect("of the copy, and of Execute");
+        assert!(!answers.is_settled());
     }
 
     #[test]

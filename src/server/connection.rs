@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::answers::Unexpected;
+use super::seeded::{Bug, planted};
 use super::statements::Prepared;
 use super::{Answers, Parameters, Record, Tracked};
 use crate::net::{Channel, Message};
@@ -49,7 +51,21 @@ pub struct Exchange {
 impl Exchange {
     /// Nothing owed, no transaction, no partial message either way.
     pub fn is_settled(&self) -> bool {
-        self.answers.is_settled() && self.incoming == 0 && self.outgoing == 0
+        self.answers.is_settled()
+            && self.incoming == 0
+            && (self.outgoing == 0 || planted(Bug::HalfMessageIsSettled))
+    }
+
+    /// Accounts for a message of the server that no client gets.
+    ///
+    /// # Errors
+    /// [`Unexpected`] when it is not one that is owed.
+    pub(crate) fn account(&mut self, tag: u8, body: &[u8]) -> Result<(), Unexpected> {
+        while self.answers.next_fake().is_some() {}
+        let status = body.first().copied().and_then(TransactionStatus::read);
+        let step = self.answers.on_message(tag, status, drop)?;
+        self.prepared.note(&step, &self.answers);
+        Ok(())
     }
 }
 
@@ -168,7 +184,6 @@ impl Server {
     }
 
     fn account(&mut self, message: &Message) -> io::Result<()> {
-        while self.exchange.answers.next_fake().is_some() {}
         if message.tag == backend::PARAMETER_STATUS {
             let (name, value) =
                 backend::parameter(&message.body).ok_or(io::ErrorKind::InvalidData)?;
@@ -176,15 +191,7 @@ impl Server {
                 Arc::make_mut(&mut self.parameters).set(index, value);
             }
         }
-        let status = message.body.first().copied();
-        let status = status.and_then(TransactionStatus::read);
-        let Exchange {
-            answers, prepared, ..
-        } = &mut self.exchange;
-        let step = answers
-            .on_message(message.tag, status, drop)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        prepared.note(&step, answers);
-        Ok(())
+        let accounted = self.exchange.account(message.tag, &message.body);
+        accounted.map_err(|_| io::ErrorKind::InvalidData.into())
     }
 }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
-use super::answers::{Answers, Owed, Step, Tracked};
+use super::answers::{Answers, Owed, Step};
+use super::seeded::{Bug, planted};
 
 /// A statement as every server knows it.
 #[derive(Debug)]
@@ -75,35 +76,26 @@ impl Dictionary {
     }
 }
 
-/// A client's statement whose Parse or Close did not happen after all.
+/// A client's name whose Parse or Close did not happen after all.
 #[derive(Debug)]
 pub struct Undone {
-    /// The client's name for it.
+    /// The client's name.
     pub name: Box<[u8]>,
-    /// The statement.
-    pub statement: Arc<Statement>,
-    /// The client has it (its Close did not happen), or does not (its Parse
-    /// did not).
-    pub existed: bool,
+    /// What it meant before.
+    pub before: Option<Arc<Statement>>,
 }
 
 impl Undone {
     /// What a client has to take back of a request that the server discarded
     /// because of an error.
     pub fn of(owed: Owed) -> Option<Undone> {
-        let (tracked, existed) = match owed {
-            Owed::Parse(_, tracked) => (tracked?, false),
-            Owed::Close(_, tracked) => (tracked?, true),
-            _ => return None,
+        let (Owed::Parse(_, tracked) | Owed::Close(_, tracked)) = owed else {
+            return None;
         };
-        let Tracked {
-            statement,
-            client_name,
-        } = *tracked;
+        let tracked = *tracked?;
         Some(Undone {
-            name: client_name?,
-            statement,
-            existed,
+            name: tracked.client_name?,
+            before: tracked.before,
         })
     }
 }
@@ -126,6 +118,7 @@ pub enum Presence {
 /// queue of owed responses is asked, so a request that the server discards
 /// leaves no trace.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Prepared {
     confirmed: HashMap<u64, Arc<Statement>>,
     /// Those it has or is being given, with the time of their last use.
@@ -184,7 +177,9 @@ impl Prepared {
 
     /// The server says that it has it no more.
     fn on_closed(&mut self, statement: &Statement) {
-        self.confirmed.remove(&statement.id);
+        if !planted(Bug::ClosedStaysPresent) {
+            self.confirmed.remove(&statement.id);
+        }
     }
 
     /// The server has none any more, but for what is still on its way.
@@ -230,7 +225,7 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::answers::Answer;
+    use crate::server::answers::{Answer, Tracked};
 
     #[test]
     fn the_same_definition_is_one_statement_and_another_is_not() {
@@ -277,6 +272,7 @@ mod tests {
         let tracked = Tracked {
             statement: statement.clone(),
             client_name: None,
+            before: None,
         };
         answers.push(Owed::Parse(Answer::Swallow, Some(Box::new(tracked))));
         assert_eq!(prepared.touch(&statement, &answers), Presence::Present);

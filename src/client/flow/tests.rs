@@ -308,6 +308,35 @@ fn a_close_behind_an_error_did_not_happen() {
 }
 
 #[test]
+fn a_close_behind_an_error_leaves_what_a_later_batch_says_about_the_name() {
+    let prepared = || {
+        let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+        bench.send_whole(&mut server, &[parse("s", "select 1"), sync()].concat());
+        bench.receive_whole(&mut server, &[PARSED.to_vec(), ready()].concat());
+        (bench, server)
+    };
+    let failing = [parse("", "nope"), close("s"), sync()].concat();
+    let (mut bench, mut server) = prepared();
+    bench.send_whole(&mut server, &[failing.clone(), close("s")].concat());
+    bench.receive_whole(&mut server, &[error(), ready()].concat());
+    assert_eq!(bench.flow.prepared(), 0, "closed");
+
+    let (mut bench, mut server) = prepared();
+    bench.send_whole(
+        &mut server,
+        &[failing.clone(), bind(""), close("s")].concat(),
+    );
+    bench.receive_whole(&mut server, &[error(), ready(), error()].concat());
+    assert_eq!(bench.flow.prepared(), 1, "neither Close happened");
+
+    let (mut bench, mut server) = prepared();
+    bench.send_whole(&mut server, &[failing, parse("s", "select 2")].concat());
+    bench.receive_whole(&mut server, &[error(), ready(), PARSED.to_vec()].concat());
+    let sent = bench.send_whole(&mut server, &bind("s"));
+    assert_eq!(sent, bind("PGBOUNCER_2"), "what it was told it has");
+}
+
+#[test]
 fn a_close_is_answered_by_the_pooler_in_its_place() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     let batch = [parse("s", "select 1"), close("s"), sync()].concat();
@@ -316,6 +345,35 @@ fn a_close_is_answered_by_the_pooler_in_its_place() {
     let got = bench.receive_whole(&mut server, &[PARSED.to_vec(), ready()].concat());
     assert_eq!(got, [PARSED.to_vec(), CLOSED.to_vec(), ready()].concat());
     assert_eq!(bench.flow.prepared(), 0);
+}
+
+#[test]
+fn after_a_flush_the_poolers_answer_does_not_wait_for_another_of_the_server() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let flush = message(b'H', b"");
+    let batch = [parse("", "select 1"), close("s"), flush.clone()].concat();
+    let sent = bench.send_whole(&mut server, &batch);
+    assert_eq!(sent, [parse("", "select 1"), flush].concat());
+    let got = bench.receive_whole(&mut server, PARSED);
+    assert_eq!(got, [PARSED, CLOSED].concat());
+}
+
+#[test]
+fn a_flush_in_the_middle_of_an_answer_waits_for_its_end() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let (row, mut back) = (message(b'T', &[1; 40]), Vec::new());
+    bench.send_whole(&mut server, &[describe(""), close("s")].concat());
+    let mut got = bench.receive_whole(&mut server, &row[..20]);
+    let flush = message(b'H', b"");
+    let mut scratch = BytesMut::new();
+    let mut out = Splice::new(&flush, &mut scratch);
+    let around = &mut bench.around;
+    let walked = bench
+        .flow
+        .client_chunk(&flush, &mut server, around, &mut out, &mut back);
+    assert_eq!((walked, back), (Ok((flush.len(), Stop::End)), Vec::new()));
+    got.extend(bench.receive_whole(&mut server, &row[20..]));
+    assert_eq!(got, [row, CLOSED.to_vec()].concat());
 }
 
 #[test]
