@@ -156,7 +156,7 @@ impl Direct {
         if let Some(broken) = &client.broken {
             return Err(format!("a good server is called broken: {broken}"));
         }
-        match client.fault {
+        match &client.fault {
             // Wrong names end the connection with PgBouncer's words.
             Some(_) if self.may_fault => return Ok(()),
             Some(fault) => return Err(format!("{fault:?} after {}", says())),
