@@ -49,6 +49,10 @@ impl Surroundings for Around<'_> {
         self.pool.mode() == PoolMode::Statement
     }
 
+    fn keeps_server(&self) -> bool {
+        self.pool.mode() == PoolMode::Session
+    }
+
     fn finished(&mut self, meter: Meter, outcome: Outcome) {
         if self.now == Micros::ZERO {
             self.now = self.worker.now();

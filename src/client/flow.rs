@@ -49,6 +49,8 @@ pub trait Surroundings {
     /// Transactions of more than one statement are refused (statement
     /// pooling).
     fn refuses_blocks(&self) -> bool;
+    /// The client has its server until it leaves (session pooling).
+    fn keeps_server(&self) -> bool;
     /// A request of a server has been answered.
     fn finished(&mut self, meter: Meter, outcome: Outcome);
     /// A tracked parameter may have changed: the server reports it.
@@ -139,6 +141,9 @@ pub struct Arrived {
     pub internal_failed: bool,
     /// A transaction is open where none is allowed.
     pub block_refused: bool,
+    /// Behind the last answer the server says that it goes. That is not for
+    /// the client, which is done with it.
+    pub farewell: bool,
 }
 
 /// A client's statements by its own names for them.
@@ -343,6 +348,13 @@ impl Flow {
             if server.answers.is_row(header.tag) {
                 server.incoming = header.total();
                 continue;
+            }
+            if header.tag == backend::ERROR_RESPONSE
+                && server.is_settled()
+                && !around.keeps_server()
+            {
+                arrived.farewell = true;
+                return Ok(arrived);
             }
             let whole = chunk.len() - at >= header.total();
             if !whole && needed_whole(header, &server.answers)? {

@@ -237,14 +237,13 @@ struct PassedConsole {
 struct PassedSession {
     client: Arc<Client>,
     pool: Arc<Pool>,
-    parameters: crate::server::Parameters,
+    parameters: Arc<crate::server::Parameters>,
     places: Places,
 }
 
 impl PassedSession {
     fn into_session(self, login: Login, socket: Socket) -> Admitted {
         let bouncer = login.worker.bouncer.clone();
-        let parameters = bouncer.parameter_sets.share(self.parameters);
         bouncer.clients.insert(self.client.key, self.client.clone());
         let registration = Registration {
             client: self.client.clone(),
@@ -260,7 +259,7 @@ impl PassedSession {
                 self.client,
                 self.pool,
                 login.worker,
-                parameters,
+                self.parameters,
             )),
             registration,
         )
@@ -559,6 +558,7 @@ impl Login {
             parameters.set(index, &named);
         }
         parameters.fill_from(&welcome.tracked);
+        let parameters = bouncer.parameter_sets.share(parameters);
         put_greeting(&mut greeting, bouncer, &welcome, &parameters, client.key);
         self.channel.write_all(&greeting).await?;
         Ok(Passed::Session(Box::new(PassedSession {
@@ -610,15 +610,12 @@ fn put_greeting(
     greeting: &mut Vec<u8>,
     bouncer: &Bouncer,
     welcome: &Welcome,
-    own: &crate::server::Parameters,
+    own: &Arc<crate::server::Parameters>,
     key: CancelKey,
 ) {
     let mut rest = BytesMut::with_capacity(512);
     backend::put(&mut rest, &Authentication::Ok);
-    for reported in &welcome.parameters {
-        let own = reported.tracked.and_then(|index| own.value(index));
-        backend::put_parameter_status(&mut rest, &reported.name, own.unwrap_or(&reported.value));
-    }
+    rest.extend_from_slice(&welcome.statuses(own));
     let (pid, secret) = key.split_at(4);
     let word = |bytes: &[u8]| i32::from_be_bytes(bytes.try_into().expect("four of eight bytes"));
     backend::put(

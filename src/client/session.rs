@@ -371,6 +371,10 @@ impl Session {
             lease.discard("varcache_apply failed");
             return Err(End::Fatal("invalid server parameter"));
         }
+        if arrived.farewell && matches!(state.phase, Phase::Syncing) {
+            state.lease = Some(lease);
+            return Err(state.server_lost());
+        }
         let empty = lease.exchange.answers.is_empty();
         if matches!(state.phase, Phase::Syncing) {
             if empty {
@@ -386,7 +390,11 @@ impl Session {
         if arrived.ready && empty {
             state.account(lease.exchange.answers.status());
         }
-        state.keep_or_release(lease);
+        if arrived.farewell {
+            state.part(lease);
+        } else {
+            state.keep_or_release(lease);
+        }
         if matches!(state.phase, Phase::Leaving(_)) && (state.lease.is_none() || empty) {
             return Err(End::Left("client close request"));
         }
@@ -668,6 +676,13 @@ impl State {
         self.client.set_server(0);
         self.client.set_state(ClientState::Idle);
         lease.release(self.client.requested_at());
+    }
+
+    /// The server goes, and the client does not need it any more.
+    fn part(&mut self, lease: Lease) {
+        self.client.set_server(0);
+        self.client.set_state(ClientState::Idle);
+        lease.discard("server conn crashed?");
     }
 
     /// The server connection broke: nobody can use it, and the client is told

@@ -46,6 +46,9 @@ impl Surroundings for Plain {
     fn refuses_blocks(&self) -> bool {
         false
     }
+    fn keeps_server(&self) -> bool {
+        false
+    }
     fn finished(&mut self, _: Meter, outcome: Outcome) {
         self.finished.push(outcome);
     }
@@ -200,6 +203,23 @@ fn an_answer_passes_as_it_is_however_it_is_cut() {
         assert!(server.is_settled(), "pieces of {piece}");
         assert_eq!(bench.around.finished[0].rows, 1);
     }
+}
+
+#[test]
+fn what_a_server_says_behind_its_last_answer_is_not_for_the_client() {
+    let answer = [complete("SELECT 1"), ready()].concat();
+    let farewell = message(b'E', b"SFATAL\0C57P01\0Mgoing\0\0");
+    let chunk = [answer.clone(), farewell].concat();
+    let (mut bench, mut server) = (Bench::default(), Exchange::default());
+    bench.send_whole(&mut server, &query("select 1"));
+    let mut scratch = BytesMut::new();
+    let mut out = Splice::new(&chunk, &mut scratch);
+    let arrived = bench
+        .flow
+        .server_chunk(&chunk, &mut server, &mut bench.around, &mut out)
+        .expect("a valid answer");
+    assert!(arrived.farewell && arrived.ready);
+    assert_eq!(out.output(), answer);
 }
 
 #[test]

@@ -41,6 +41,9 @@ impl Surroundings for Calm {
     fn refuses_blocks(&self) -> bool {
         false
     }
+    fn keeps_server(&self) -> bool {
+        false
+    }
     fn finished(&mut self, _: Meter, _: Outcome) {}
     fn parameter(&mut self, _: &str, _: &str) {}
     fn count(&mut self, _: Event) {}
