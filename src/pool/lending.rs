@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 
 use super::client::{Client, Grant};
 use super::state::{Checkout, Counts, LoginFailure, Returned, State};
-use super::{Bouncer, Counters, Database, Lease, Totals, User};
+use super::{Bouncer, Counters, Database, Lease, Totals, User, Welcome};
 use crate::config::PoolMode;
 use crate::server::{self, Parameters, Retired, Server, ServerState};
 use crate::stats::Micros;
@@ -24,26 +24,6 @@ const RETIRE_LIMIT: Duration = Duration::from_secs(1);
 /// How many bytes of an abandoned answer are read before the server is given
 /// up instead.
 const RETIRE_BYTES: usize = 1 << 20;
-
-/// What the first server of a pool told at login: the greeting of clients.
-#[derive(Debug)]
-pub struct Welcome {
-    /// Every ParameterStatus, in order.
-    pub parameters: Vec<Reported>,
-    /// The tracked ones.
-    pub tracked: Arc<Parameters>,
-}
-
-/// A ParameterStatus of a server.
-#[derive(Debug)]
-pub struct Reported {
-    /// The parameter.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-    /// Where it stands among the tracked ones, if it is one.
-    pub tracked: Option<usize>,
-}
 
 /// One pool.
 #[derive(Debug)]
@@ -470,15 +450,11 @@ impl Pool {
                 server.parameters = bouncer
                     .parameter_sets
                     .share(Arc::unwrap_or_clone(parameters));
-                let reported = |(name, value): (String, String)| Reported {
-                    tracked: bouncer.tracked.index(&name),
-                    name,
-                    value,
-                };
-                self.welcome.store(Some(Arc::new(Welcome {
-                    parameters: logged_in.parameters.into_iter().map(reported).collect(),
-                    tracked: server.parameters.clone(),
-                })));
+                self.welcome.store(Some(Arc::new(Welcome::new(
+                    logged_in.parameters,
+                    server.parameters.clone(),
+                    &bouncer.tracked,
+                ))));
                 bouncer
                     .servers
                     .insert(server.record.id, server.record.clone());

@@ -11,11 +11,13 @@ mod lending;
 mod objects;
 pub mod state;
 mod sweep;
+mod welcome;
 
 pub use bouncer::{Bouncer, CONSOLE};
 pub use client::{CancelKey, Client, ClientState, Doom, Grant, NewClient};
 pub use counters::{Counters, Totals};
 pub use lease::Lease;
-pub use lending::{Pool, Reported, Welcome};
+pub use lending::Pool;
 pub use objects::{Budget, Database, HasBudget, Place, User};
 pub use sweep::SWEEP_INTERVAL;
+pub use welcome::Welcome;
