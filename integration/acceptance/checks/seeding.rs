@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
-use crate::problem::Problem;
+use crate::problem::{During, Problem};
 use crate::report::Finding;
 use crate::stage::{Fingerprint, POOLED_DATABASES, Process, Spec, Stage, fingerprint};
 
@@ -14,8 +16,10 @@ const SLOWER_MAX: f64 = 15.0;
 /// How long one seeding may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Check 32. Both ways are taken in turn, each several times; the fastest of
-/// each counts, since what is not pgweir's doing only adds time.
+/// Check 32. All ways are taken in turn, each several times; the fastest of
+/// each counts, since what is not pgweir's doing only adds time. The way
+/// through a relay that only copies bytes tells what any second hop costs on
+/// this machine.
 pub(crate) async fn slowdown(stage: &mut Stage) -> Result<Vec<Finding>, Problem> {
     let scale = match stage.options.scale.as_str() {
         "full" | "limit" => "ci",
@@ -23,12 +27,14 @@ pub(crate) async fn slowdown(stage: &mut Stage) -> Result<Vec<Finding>, Problem>
     };
     let direct_port = stage.postgres.port;
     let pooler_port = stage.pgweir.plan.pooler_port;
-    let (mut direct, mut pooled) = (Vec::new(), Vec::new());
+    let relay = Relay::open(direct_port).await?;
+    let (mut direct, mut relayed, mut pooled) = (Vec::new(), Vec::new(), Vec::new());
     for database in POOLED_DATABASES {
         direct.push(seed(stage, "bingo_direct", direct_port, scale).await?);
+        relayed.push(seed(stage, "bingo_direct", relay.port, scale).await?);
         pooled.push(seed(stage, database, pooler_port, scale).await?);
     }
-    let mut finding = judge(&direct, &pooled);
+    let mut finding = judge(&direct, &relayed, &pooled);
     let times = POOLED_DATABASES.len();
     finding.measured += &format!(" (scale {scale}, best of {times})");
     Ok(vec![finding])
@@ -41,17 +47,20 @@ struct Seeded {
     rows: Fingerprint,
 }
 
-fn judge(direct: &[Seeded], pooled: &[Seeded]) -> Finding {
+fn judge(direct: &[Seeded], relayed: &[Seeded], pooled: &[Seeded]) -> Finding {
     let rows = &direct[0].rows;
     let same = direct.iter().chain(pooled).all(|it| it.rows == *rows);
     let verdict = if same { "same rows" } else { "rows differ" };
-    let (direct, pooled) = (fastest(direct), fastest(pooled));
-    let slower = (pooled / direct - 1.0) * 100.0;
+    let (direct, relayed, pooled) = (fastest(direct), fastest(relayed), fastest(pooled));
+    let slower_by = |time: f64| (time / direct - 1.0) * 100.0;
+    let slower = slower_by(pooled);
     let each = |seconds: f64| seconds / rows.count() as f64 * 1e6;
     let measured = format!(
-        "{verdict}; {pooled:.2} s ({:.0} us a row), direct {direct:.2} s ({:.0} us): {slower:+.1} %",
+        "{verdict}; {pooled:.2} s ({:.0} us a row), direct {direct:.2} s ({:.0} us): {slower:+.1} %; \
+         a bare relay: {:+.1} %",
         each(pooled),
-        each(direct)
+        each(direct),
+        slower_by(relayed)
     );
     Finding::part("", same && slower <= SLOWER_MAX, measured)
 }
@@ -59,6 +68,41 @@ fn judge(direct: &[Seeded], pooled: &[Seeded]) -> Finding {
 fn fastest(all: &[Seeded]) -> f64 {
     let times = all.iter().map(|it| it.took);
     times.min().unwrap_or_default().as_secs_f64()
+}
+
+/// Copies bytes between its own port and another, and does nothing else.
+struct Relay {
+    port: u16,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    async fn open(to: u16) -> Result<Relay, Problem> {
+        const WHAT: &str = "opening a relay";
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.during(WHAT)?;
+        let port = listener.local_addr().during(WHAT)?.port();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(Relay::copy(client, to));
+            }
+        });
+        Ok(Relay { port, task })
+    }
+
+    /// One connection; how it ends is its two ends' business.
+    async fn copy(mut client: TcpStream, to: u16) -> std::io::Result<()> {
+        let mut server = TcpStream::connect(("127.0.0.1", to)).await?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+        Ok(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Seeds a new database by `prepare_db` over a port, and drops it.
@@ -125,15 +169,17 @@ mod tests {
     #[test]
     fn the_fastest_of_each_counts() {
         let direct = seeded(&[1000, 5000], 100);
-        let fine = judge(&direct, &seeded(&[9000, 1150], 100));
+        let relayed = seeded(&[1100], 100);
+        let fine = judge(&direct, &relayed, &seeded(&[9000, 1150], 100));
         assert!(fine.pass, "{}", fine.measured);
         assert!(fine.measured.contains("direct 1.00 s (10000 us): +15.0 %"));
-        assert!(!judge(&direct, &seeded(&[1160, 1170], 100)).pass);
+        assert!(fine.measured.ends_with("a bare relay: +10.0 %"));
+        assert!(!judge(&direct, &relayed, &seeded(&[1160, 1170], 100)).pass);
     }
 
     #[test]
     fn rows_that_differ_are_no_success() {
         let direct = seeded(&[1000], 100);
-        assert!(!judge(&direct, &seeded(&[1000], 101)).pass);
+        assert!(!judge(&direct, &direct, &seeded(&[1000], 101)).pass);
     }
 }
