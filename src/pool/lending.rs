@@ -10,7 +10,7 @@ use super::client::{Client, Grant};
 use super::state::{Checkout, Counts, LoginFailure, Returned, State};
 use super::{Bouncer, Counters, Database, Lease, Totals, User, Welcome};
 use crate::config::PoolMode;
-use crate::server::{self, Parameters, Retired, Server, ServerState};
+use crate::server::{self, Retired, Server, ServerState};
 use crate::stats::Micros;
 use crate::wire::backend;
 
