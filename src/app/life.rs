@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::http::HttpFront;
 use super::log::{self, Destination, Format, LogGuard};
+use super::memory;
 use super::monitoring::Monitoring;
 use super::pooler::{Listeners, Pooler, worker_count};
 use super::process::{Action, Process};
@@ -90,6 +91,7 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
         }
         process::daemonise().map_err(|error| format!("cannot daemonise: {error}"))?;
     }
+    memory::give_back_when_idle();
     let logfile = Some(Path::new(&settings.logfile)).filter(|path| !path.as_os_str().is_empty());
     let log = log::start(&Destination {
         file: logfile,

@@ -5,6 +5,7 @@ mod demo;
 mod http;
 mod life;
 mod log;
+mod memory;
 mod monitoring;
 mod pooler;
 mod process;
