@@ -2,7 +2,11 @@
 
 use bytes::BytesMut;
 
+use std::sync::Arc;
+
 use super::*;
+use crate::server::statements::Dictionary;
+use crate::stats::Micros;
 
 /// A client and the surroundings of its flow, without sockets.
 struct Bench {

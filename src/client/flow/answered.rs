@@ -1,0 +1,169 @@
+//! The server's messages: which the client gets, and what they say about
+//! requests and statements.
+
+use super::{Flow, Outcome, Surroundings};
+use crate::server::statements::Undone;
+use crate::server::{Answers, Exchange};
+use crate::wire::frame::HEADER_LEN;
+use crate::wire::{Header, Splice, TransactionStatus, backend};
+
+/// The longest short message of a server that is read whole.
+const MAX_SERVER_FETCH: usize = 64 * 1024;
+
+/// A message of the server that cannot be: the connection is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerFault(pub u8);
+
+/// What a chunk of the server brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Arrived {
+    /// Bytes taken from the chunk.
+    pub taken: usize,
+    /// A ReadyForQuery was among it.
+    pub ready: bool,
+    /// The pooler's own query failed.
+    pub internal_failed: bool,
+    /// A transaction is open where none is allowed.
+    pub block_refused: bool,
+    /// Behind the last answer the server says that it goes. That is not for
+    /// the client, which is done with it.
+    pub farewell: bool,
+}
+
+impl Flow {
+    /// Walks through what the server has sent; `out` goes to the client.
+    ///
+    /// # Errors
+    /// The server sent what it cannot; what was passed before stands.
+    pub fn server_chunk(
+        &mut self,
+        chunk: &[u8],
+        server: &mut Exchange,
+        around: &mut impl Surroundings,
+        out: &mut Splice<'_>,
+    ) -> Result<Arrived, ServerFault> {
+        let mut arrived = Arrived::default();
+        let mut at = 0;
+        loop {
+            let pass = server.incoming.min(chunk.len() - at);
+            out.pass(at, at + pass);
+            server.incoming -= pass;
+            at += pass;
+            arrived.taken = at;
+            if server.incoming == 0 {
+                // At once: after a Flush nothing else may come.
+                while let Some(fake) = server.answers.next_fake() {
+                    out.insert().extend_from_slice(fake);
+                }
+            }
+            let header = match Header::read(&chunk[at..]) {
+                None => return Ok(arrived),
+                Some(Err(_)) => return Err(ServerFault(chunk[at])),
+                Some(Ok(header)) => header,
+            };
+            if server.answers.is_row(header.tag) {
+                server.incoming = header.total();
+                continue;
+            }
+            if header.tag == backend::ERROR_RESPONSE
+                && server.is_settled()
+                && !around.keeps_server()
+            {
+                arrived.farewell = true;
+                return Ok(arrived);
+            }
+            let whole = chunk.len() - at >= header.total();
+            if !whole && needed_whole(header, &server.answers)? {
+                return Ok(arrived);
+            }
+            let end = chunk.len().min(at + header.total());
+            let body = &chunk[at + HEADER_LEN..end];
+            let forward = self.answer(header, body, server, around, &mut arrived)?;
+            if arrived.block_refused {
+                return Ok(arrived);
+            }
+            if forward {
+                server.incoming = header.total();
+            } else if whole {
+                at += header.total();
+            } else {
+                // Nothing longer than a chunk is ever swallowed.
+                return Err(ServerFault(header.tag));
+            }
+        }
+    }
+
+    /// Accounts for one message of the server; answers whether the client
+    /// gets it.
+    fn answer(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        server: &mut Exchange,
+        around: &mut impl Surroundings,
+        arrived: &mut Arrived,
+    ) -> Result<bool, ServerFault> {
+        let fault = ServerFault(header.tag);
+        let status = body.first().copied().and_then(TransactionStatus::read);
+        match header.tag {
+            backend::COMMAND_COMPLETE => self.on_tag(body, server),
+            backend::ERROR_RESPONSE => {
+                self.outcome.error = Some(backend::sqlstate(body).unwrap_or(*b"XX000"));
+            }
+            backend::PARAMETER_STATUS => {
+                let (name, value) = backend::parameter(body).ok_or(fault)?;
+                around.parameter(name, value);
+            }
+            backend::READY_FOR_QUERY if header.len != 5 => return Err(fault),
+            _ => {}
+        }
+        let Exchange {
+            answers, prepared, ..
+        } = server;
+        let mut undone = Vec::new();
+        let discard = |owed| undone.extend(Undone::of(owed));
+        let step = answers.on_message(header.tag, status, discard);
+        let step = step.map_err(|_| fault)?;
+        for undone in undone {
+            if let Some(undone) = answers.put_off(undone) {
+                self.undo(undone);
+            }
+        }
+        prepared.note(&step, answers);
+        if let Some(meter) = step.finished {
+            around.finished(meter, std::mem::take(&mut self.outcome));
+        }
+        if step.ready {
+            self.outcome = Outcome::default();
+        }
+        arrived.ready |= step.ready;
+        arrived.block_refused =
+            step.ready && status != Some(TransactionStatus::Idle) && around.refuses_blocks();
+        arrived.internal_failed |= step.internal_failed;
+        Ok(step.forward)
+    }
+
+    fn on_tag(&mut self, body: &[u8], server: &mut Exchange) {
+        let tag = body.strip_suffix(b"\0").unwrap_or(body);
+        if tag == b"DEALLOCATE ALL" || tag == b"DISCARD ALL" {
+            server.prepared.clear(&server.answers);
+            self.statements = None;
+        }
+        self.outcome.rows += backend::tag_rows(tag);
+    }
+}
+
+/// Messages of a server that are read whole before they are passed on.
+fn needed_whole(header: Header, answers: &Answers) -> Result<bool, ServerFault> {
+    let needed = match header.tag {
+        backend::COMMAND_COMPLETE | backend::PARAMETER_STATUS | backend::READY_FOR_QUERY => true,
+        backend::PARSE_COMPLETE | backend::CLOSE_COMPLETE => true,
+        // Of a long error only the class goes uncounted.
+        backend::ERROR_RESPONSE => header.total() <= MAX_SERVER_FETCH,
+        _ => answers.is_internal(),
+    };
+    if needed && header.total() > MAX_SERVER_FETCH {
+        return Err(ServerFault(header.tag));
+    }
+    Ok(needed)
+}

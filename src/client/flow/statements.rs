@@ -1,0 +1,249 @@
+//! Parse, Bind, Describe and Close, and the client's names for statements.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::step::{Fate, Step, observe, wait};
+use super::{ClientFault, Event, Flow, NO_SLOT, Surroundings};
+use crate::server::answers::{Answer, Owed, Tracked};
+use crate::server::seeded::{Bug, planted};
+use crate::server::statements::{Presence, Statement, Undone};
+use crate::wire::frame::HEADER_LEN;
+use crate::wire::frontend;
+
+/// The longest named Parse that is assembled, in bytes.
+const MAX_TRACKED_PARSE: usize = 64 << 20;
+
+/// The longest pair of names at the front of a Bind.
+const MAX_NAMES: usize = 20_000;
+
+/// A client's statements by its own names for them.
+pub(super) type Names = HashMap<Box<[u8]>, Arc<Statement>>;
+
+impl Flow {
+    /// Prepares a statement that is known to be good under a new name.
+    pub(super) fn parse_unlinked(
+        &mut self,
+        body: Option<&[u8]>,
+        around: &mut impl Surroundings,
+    ) -> bool {
+        if around.statement_limit() == 0 {
+            return false;
+        }
+        let Some(parse) = body.and_then(frontend::parse) else {
+            return false;
+        };
+        if parse.name.is_empty() || self.lookup(parse.name).is_some() {
+            return false;
+        }
+        let Some(statement) = around.dictionary().proven(parse.definition) else {
+            return false;
+        };
+        around.count(Event::ClientParse);
+        self.remember(parse.name, statement);
+        true
+    }
+
+    pub(super) fn close_unlinked(
+        &mut self,
+        body: Option<&[u8]>,
+        around: &mut impl Surroundings,
+    ) -> bool {
+        match body.and_then(frontend::target) {
+            Some((b'S', name)) if !name.is_empty() && around.statement_limit() > 0 => {
+                if let Some(all) = &mut self.statements {
+                    all.remove(name);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn parse(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+    ) -> Result<Fate, ClientFault> {
+        let Some(&first) = step.message.get(HEADER_LEN) else {
+            return Ok(wait(step.header));
+        };
+        let limit = step.around.statement_limit();
+        if first == 0 || limit == 0 {
+            return self.untracked_parse(step);
+        }
+        if step.header.total() > MAX_TRACKED_PARSE {
+            return Err(ClientFault::TooLong);
+        }
+        let Some(body) = step.whole_body() else {
+            return Ok(Fate::Wait);
+        };
+        let parse = frontend::parse(body).ok_or(ClientFault::Broken("broken Parse packet"))?;
+        if self.lookup(parse.name).is_some() {
+            return Err(ClientFault::NameInUse(parse.name.into()));
+        }
+        let slot = observe(step, parse.query);
+        let statement = step.around.dictionary().intern(parse.definition, slot);
+        step.around.count(Event::ClientParse);
+        self.remember(parse.name, statement.clone());
+        let tracked = Some(Box::new(Tracked {
+            statement: statement.clone(),
+            client_name: Some(parse.name.into()),
+            before: None,
+        }));
+        match step.presence(&statement) {
+            Presence::Present => step.push(Owed::Parse(Answer::Fake, tracked)),
+            presence => {
+                step.send_parse(&statement, presence, limit);
+                step.push(Owed::Parse(Answer::Forward, tracked));
+            }
+        }
+        Ok(Fate::Rewritten {
+            front: step.header.total(),
+        })
+    }
+
+    /// A Parse that is passed on as it is: unnamed, or names are not tracked.
+    fn untracked_parse(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+    ) -> Result<Fate, ClientFault> {
+        let body = &step.message[HEADER_LEN..];
+        let Some((name, query)) = crate::wire::frame::cstr(body) else {
+            if !step.is_whole() && body.len() <= MAX_NAMES {
+                return Ok(Fate::Wait);
+            }
+            // What is wrong with it is the server's to say.
+            step.push(Owed::Parse(Answer::Forward, None));
+            return Ok(Fate::Pass);
+        };
+        let slot = observe(step, query);
+        if name.is_empty() {
+            self.unnamed_slot = slot;
+        }
+        step.push(Owed::Parse(Answer::Forward, None));
+        Ok(Fate::Pass)
+    }
+
+    pub(super) fn bind(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+    ) -> Result<Fate, ClientFault> {
+        const BROKEN: ClientFault = ClientFault::Broken("broken Bind packet");
+        let end = step.message.len().min(step.header.total());
+        let body = step.message.get(HEADER_LEN..end).unwrap_or_default();
+        let limit = step.around.statement_limit();
+        let Some(names) = frontend::bind_names(body) else {
+            if !step.is_whole() && body.len() <= MAX_NAMES {
+                return Ok(Fate::Wait);
+            }
+            if limit > 0 {
+                return Err(BROKEN);
+            }
+            step.push(Owed::Bind);
+            return Ok(Fate::Pass);
+        };
+        if names.statement.is_empty() || limit == 0 {
+            self.bound_slot = match names.statement.is_empty() {
+                true => self.unnamed_slot,
+                false => NO_SLOT,
+            };
+            step.push(Owed::Bind);
+            return Ok(Fate::Pass);
+        }
+        let statement = self.lookup(names.statement);
+        let statement = statement.ok_or(ClientFault::NoSuchStatement)?.clone();
+        step.around.count(Event::Bind);
+        self.bound_slot = statement.slot;
+        step.prepare(&statement, limit);
+        let front = HEADER_LEN + body.len() - names.rest.len();
+        let rest = step.header.total() - front;
+        frontend::put_bind_front(step.out.insert(), names.portal, &statement.name, rest);
+        step.push(Owed::Bind);
+        Ok(Fate::Rewritten { front })
+    }
+
+    pub(super) fn describe(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+    ) -> Result<Fate, ClientFault> {
+        if step.around.statement_limit() == 0 {
+            step.push(Owed::Describe);
+            return Ok(Fate::Pass);
+        }
+        let Some(body) = step.whole_body() else {
+            return Ok(Fate::Wait);
+        };
+        let broken = ClientFault::Broken("broken Describe packet");
+        let (kind, name) = frontend::target(body).ok_or(broken)?;
+        let limit = step.around.statement_limit();
+        if kind == b'P' || name.is_empty() {
+            step.push(Owed::Describe);
+            return Ok(Fate::Pass);
+        }
+        let statement = self
+            .lookup(name)
+            .ok_or(ClientFault::NoSuchStatement)?
+            .clone();
+        step.prepare(&statement, limit);
+        frontend::put_statement_target(step.out.insert(), frontend::DESCRIBE, &statement.name);
+        step.push(Owed::Describe);
+        Ok(Fate::Rewritten {
+            front: step.header.total(),
+        })
+    }
+
+    pub(super) fn close(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+    ) -> Result<Fate, ClientFault> {
+        if step.around.statement_limit() == 0 {
+            step.push(Owed::Close(Answer::Forward, None));
+            return Ok(Fate::Pass);
+        }
+        let Some(body) = step.whole_body() else {
+            return Ok(Fate::Wait);
+        };
+        let broken = ClientFault::Broken("broken Close packet");
+        let (kind, name) = frontend::target(body).ok_or(broken)?;
+        if kind == b'P' || name.is_empty() {
+            step.push(Owed::Close(Answer::Forward, None));
+            return Ok(Fate::Pass);
+        }
+        let before = self.statements.as_mut().and_then(|all| all.remove(name));
+        // A Close on its way may yet be discarded, this one not.
+        let closed = before
+            .clone()
+            .or_else(|| step.answers().about(name).cloned());
+        let tracked = closed.map(|statement| {
+            Box::new(Tracked {
+                statement,
+                client_name: Some(name.into()),
+                before,
+            })
+        });
+        step.push(Owed::Close(Answer::Fake, tracked));
+        Ok(Fate::Discard)
+    }
+
+    pub(super) fn undo(&mut self, undone: Undone) {
+        match undone.before {
+            Some(statement) => self.remember(&undone.name, statement),
+            None if planted(Bug::FailedParseKeepsName) => {}
+            None => {
+                if let Some(all) = &mut self.statements {
+                    all.remove(&undone.name);
+                }
+            }
+        }
+    }
+
+    pub(super) fn lookup(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.statements.as_ref()?.get(name)
+    }
+
+    pub(super) fn remember(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.statements
+            .get_or_insert_default()
+            .insert(name.into(), statement);
+    }
+}
