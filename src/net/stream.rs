@@ -8,10 +8,11 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket.
@@ -29,19 +30,66 @@ impl Stream {
     /// A short read clears the readiness, so that the next call does not cost
     /// a system call to find nothing.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(buf);
-        let polled = match self {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-        };
-        polled.map_ok(|()| buf.filled().len())
+        self.poll_transfer(cx, Interest::READABLE, buf.len(), |fd| {
+            Ok(recv(fd, &mut *buf, RecvFlags::empty())?.0)
+        })
     }
 
     /// Writes as much of `bytes` as the socket takes.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_transfer(cx, Interest::WRITABLE, bytes.len(), |fd| {
+            Ok(send(fd, bytes, SendFlags::NOSIGNAL)?)
+        })
+    }
+
+    /// What tokio's own reads and writes do, but by the bare system call: that
+    /// of the C library marks the thread as cancellable before and after.
+    ///
+    /// A transfer of fewer than `len` bytes has emptied or filled the socket.
+    /// The reactor reports the next change, so the readiness is cleared.
+    fn poll_transfer(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+        len: usize,
+        mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_ready(cx, interest))?;
+            let mut moved = None;
+            let result = self.try_io(interest, |fd| {
+                let count = call(fd)?;
+                moved = Some(count);
+                match 0 < count && count < len {
+                    true => Err(io::ErrorKind::WouldBlock.into()),
+                    false => Ok(()),
+                }
+            });
+            match (moved, result) {
+                (Some(count), _) => return Poll::Ready(Ok(count)),
+                (None, Err(error)) if is_transient(&error) => {}
+                (None, result) => return Poll::Ready(result.map(|()| 0)),
+            }
+        }
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
+        match (self, interest.is_readable()) {
+            (Stream::Tcp(stream), true) => stream.poll_read_ready(cx),
+            (Stream::Tcp(stream), false) => stream.poll_write_ready(cx),
+            (Stream::Unix(stream), true) => stream.poll_read_ready(cx),
+            (Stream::Unix(stream), false) => stream.poll_write_ready(cx),
+        }
+    }
+
+    fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> io::Result<R> {
         match self {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
+            Stream::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
         }
     }
 
@@ -94,11 +142,7 @@ impl Stream {
     /// system call unless something has happened to it.
     pub fn is_quiet(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        let ready = match self {
-            Stream::Tcp(stream) => stream.poll_read_ready(&mut cx),
-            Stream::Unix(stream) => stream.poll_read_ready(&mut cx),
-        };
-        if ready.is_pending() {
+        if self.poll_ready(&mut cx, Interest::READABLE).is_pending() {
             return true;
         }
         let mut byte = [0];
@@ -145,6 +189,14 @@ impl Stream {
             Stream::Unix(stream) => stream.peer_cred().ok().map(|cred| cred.uid()),
         }
     }
+}
+
+/// The call did nothing and is to be tried again.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// Where a socket ends.
