@@ -278,6 +278,7 @@ impl Answers {
 
     /// Takes the next answer that the pooler makes itself, if its turn has
     /// come.
+    #[inline]
     pub fn next_fake(&mut self) -> Option<&'static [u8]> {
         self.drop_copy_ends();
         if planted(Bug::FakesOvertake) {
@@ -323,12 +324,16 @@ impl Answers {
         }
     }
 
-    /// A message that changes nothing and passes: a row of the result that is
-    /// being got. Most of what servers send is that.
-    pub fn is_row(&self, tag: u8) -> bool {
-        tag == msg::DATA_ROW
-            && self.copying == Copying::No
-            && matches!(self.queue.front(), Some(Owed::Query(_) | Owed::Execute(_)))
+    /// A message that changes nothing and passes: rows and what heads them.
+    /// Most of what servers send is that.
+    #[inline]
+    pub fn passes(&self, tag: u8) -> bool {
+        self.copying == Copying::No
+            && match self.queue.front() {
+                Some(Owed::Query(_)) => matches!(tag, msg::DATA_ROW | msg::ROW_DESCRIPTION),
+                Some(Owed::Execute(_)) => tag == msg::DATA_ROW,
+                _ => false,
+            }
     }
 
     fn step(&self) -> Step {
@@ -495,6 +500,7 @@ impl Answers {
         self.copying = Copying::No;
     }
 
+    #[inline]
     fn drop_copy_ends(&mut self) {
         while let Some(Owed::CopyEnd) = self.queue.front() {
             self.queue.pop_front();

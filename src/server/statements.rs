@@ -158,6 +158,7 @@ impl Prepared {
 
     /// Takes note of what an answer says about statements; an error may have
     /// discarded requests about them.
+    #[inline]
     pub fn note(&mut self, step: &Step, answers: &Answers) {
         if let Some(parsed) = &step.parsed {
             self.on_parsed(parsed);

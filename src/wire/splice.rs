@@ -31,17 +31,24 @@ impl<'a> Splice<'a> {
     }
 
     /// Sends `chunk[from..to]`.
+    #[inline]
     pub fn pass(&mut self, from: usize, to: usize) {
-        if self.copied {
-            self.scratch.extend_from_slice(&self.chunk[from..to]);
-        } else if self.start == self.end {
-            (self.start, self.end) = (from, to);
-        } else if self.end == from {
+        if self.end == from && !self.copied {
             self.end = to;
-        } else {
-            self.spill();
-            self.scratch.extend_from_slice(&self.chunk[from..to]);
+        } else if from < to {
+            self.pass_apart(from, to);
         }
+    }
+
+    fn pass_apart(&mut self, from: usize, to: usize) {
+        if self.start == self.end && !self.copied {
+            (self.start, self.end) = (from, to);
+            return;
+        }
+        if !self.copied {
+            self.spill();
+        }
+        self.scratch.extend_from_slice(&self.chunk[from..to]);
     }
 
     /// Sends bytes that are not in the chunk: whatever is appended to the

@@ -45,10 +45,19 @@ impl Flow {
         let mut arrived = Arrived::default();
         let mut at = 0;
         loop {
-            let pass = server.incoming.min(chunk.len() - at);
-            out.pass(at, at + pass);
-            server.incoming -= pass;
-            at += pass;
+            let from = at;
+            let header = loop {
+                let pass = server.incoming.min(chunk.len() - at);
+                server.incoming -= pass;
+                at += pass;
+                match Header::read(&chunk[at..]) {
+                    Some(Ok(header)) if server.answers.passes(header.tag) => {
+                        server.incoming = header.total();
+                    }
+                    header => break header,
+                }
+            };
+            out.pass(from, at);
             arrived.taken = at;
             if server.incoming == 0 {
                 // At once: after a Flush nothing else may come.
@@ -56,15 +65,11 @@ impl Flow {
                     out.insert().extend_from_slice(fake);
                 }
             }
-            let header = match Header::read(&chunk[at..]) {
+            let header = match header {
                 None => return Ok(arrived),
                 Some(Err(_)) => return Err(ServerFault(chunk[at])),
                 Some(Ok(header)) => header,
             };
-            if server.answers.is_row(header.tag) {
-                server.incoming = header.total();
-                continue;
-            }
             if header.tag == backend::ERROR_RESPONSE
                 && server.is_settled()
                 && !around.keeps_server()
@@ -124,10 +129,8 @@ impl Flow {
         let discard = |owed| undone.extend(Undone::of(owed));
         let step = answers.on_message(header.tag, status, discard);
         let step = step.map_err(|_| fault)?;
-        for undone in undone {
-            if let Some(undone) = answers.put_off(undone) {
-                self.undo(undone);
-            }
+        if !undone.is_empty() {
+            self.take_back(undone, answers);
         }
         prepared.note(&step, answers);
         if let Some(meter) = step.finished {
@@ -141,6 +144,15 @@ impl Flow {
             step.ready && status != Some(TransactionStatus::Idle) && around.refuses_blocks();
         arrived.internal_failed |= step.internal_failed;
         Ok(step.forward)
+    }
+
+    /// What the server has discarded has not happened.
+    fn take_back(&mut self, undone: Vec<Undone>, answers: &mut Answers) {
+        for undone in undone {
+            if let Some(undone) = answers.put_off(undone) {
+                self.undo(undone);
+            }
+        }
     }
 
     fn on_tag(&mut self, body: &[u8], server: &mut Exchange) {
