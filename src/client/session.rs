@@ -551,11 +551,10 @@ impl State {
     /// The server has been brought to the client's parameters: from now on the
     /// client has them as the server spells them.
     fn take_canonical(&mut self, lease: &Lease) {
-        Arc::make_mut(&mut self.parameters)
-            .take_canonical(&lease.parameters, &self.worker.bouncer.tracked);
-        if *self.parameters == *lease.parameters {
-            self.parameters = lease.parameters.clone();
-        }
+        let bouncer = &self.worker.bouncer;
+        let mut own = Parameters::clone(&self.parameters);
+        own.take_canonical(&lease.parameters, &bouncer.tracked);
+        self.parameters = bouncer.parameter_sets.share(own);
     }
 
     fn forward(
