@@ -138,13 +138,17 @@ fn psql_describes() {
     });
 }
 
-/// pgbench with these arguments; the number of transactions it reports.
+/// pgbench with four clients and these arguments; the number of transactions
+/// it reports.
 fn pgbench(pooler: &Pooler<'_>, arguments: &[&str]) -> String {
+    let four = ["-c", "4", "-j", "2", "-t", "50"];
+    pgbench_of(pooler, &[&four, arguments].concat())
+}
+
+/// pgbench with these arguments; the number of transactions it reports.
+pub(crate) fn pgbench_of(pooler: &Pooler<'_>, arguments: &[&str]) -> String {
     let mut pgbench = client_program("pgbench");
-    pgbench
-        .args(["-n", "-c", "4", "-j", "2", "-t", "50"])
-        .args(arguments)
-        .arg(conninfo(pooler));
+    pgbench.arg("-n").args(arguments).arg(conninfo(pooler));
     let output = pgbench.output().expect("pgbench runs");
     let text = succeeded(&output);
     let done = text

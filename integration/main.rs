@@ -19,5 +19,6 @@ mod pool;
 mod prepare;
 mod prepared;
 mod startup;
+mod system_calls;
 mod tidy;
 mod torture;
