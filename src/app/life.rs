@@ -278,12 +278,11 @@ impl Life {
     ) -> &'static str {
         let mut ending: Option<ShutdownMode> = None;
         let mut draining_since: Option<Instant> = None;
-        let mut tick = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             let action = tokio::select! {
                 signal = signals.next() => self.process.on_signal(signal, ending.is_some()),
                 Some(action) = inbox.recv() => Some(action),
-                _ = tick.tick() => None,
+                () = tokio::time::sleep(SWEEP_INTERVAL), if ending.is_some() => None,
             };
             if let Some(Action::ShutDown(mode)) = action {
                 if mode == ShutdownMode::Immediate {
@@ -302,9 +301,8 @@ impl Life {
                 pooler.stop_accepting();
                 self.process.begin_shutdown(mode);
                 draining_since = Some(Instant::now());
-                // Who waits is sent away by the next tick, as by PgBouncer, and
-                // a whole one later: the command's own answer comes first.
-                tick.reset();
+                // Who waits is sent away a sweep later, as by PgBouncer: the
+                // command's own answer comes first.
                 continue;
             };
             if let Some(ended) = self.ended(mode, since) {
