@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use super::client::CancelKey;
@@ -24,6 +25,10 @@ pub const CONSOLE: &str = "pgbouncer";
 /// The longest name of a database, PostgreSQL's.
 const MAX_DATABASE_NAME: usize = 63;
 
+/// What is found by its key. Each login looks into five of these: the hash is
+/// a cheap one, with a seed of the process's own.
+type Registry<K, V> = DashMap<K, V, RandomState>;
+
 /// A pool's key: database entry and server user.
 type PoolKey = (String, String);
 
@@ -39,23 +44,23 @@ pub struct Bouncer {
     /// Prepared statements of all clients.
     pub dictionary: Dictionary,
     /// Logged-in clients by cancel key.
-    pub clients: DashMap<CancelKey, Arc<Client>>,
+    pub clients: Registry<CancelKey, Arc<Client>>,
     /// Clients of the console by cancel key, and what tells a waiting command
     /// of theirs that it is cancelled (`notify_waiters`).
-    pub consoles: DashMap<CancelKey, Arc<Notify>>,
+    pub consoles: Registry<CancelKey, Arc<Notify>>,
     /// Server connections by id.
-    pub servers: DashMap<u64, Arc<Record>>,
+    pub servers: Registry<u64, Arc<Record>>,
     /// Client sockets, logging in and cancel requests included.
     pub client_sockets: super::Budget,
     config: ArcSwap<Config>,
     /// Held by whoever changes the configuration.
     changing: Mutex<()>,
     user_list: ArcSwap<UserList>,
-    databases: DashMap<String, Arc<Database>>,
-    users: DashMap<String, Arc<User>>,
+    databases: Registry<String, Arc<Database>>,
+    users: Registry<String, Arc<User>>,
     /// Seldom written; sweeps and the console walk it.
     pools: RwLock<Vec<Arc<Pool>>>,
-    by_key: DashMap<PoolKey, Arc<Pool>>,
+    by_key: Registry<PoolKey, Arc<Pool>>,
     ids: AtomicU64,
     pool_ids: AtomicU64,
     paused: AtomicBool,
@@ -72,17 +77,17 @@ impl Bouncer {
             tracked,
             parameter_sets: ParameterSets::default(),
             dictionary: Dictionary::default(),
-            clients: DashMap::new(),
-            consoles: DashMap::new(),
-            servers: DashMap::new(),
+            clients: Registry::default(),
+            consoles: Registry::default(),
+            servers: Registry::default(),
             client_sockets: super::Budget::default(),
             config: ArcSwap::from_pointee(config),
             changing: Mutex::default(),
             user_list: ArcSwap::from_pointee(user_list),
-            databases: DashMap::new(),
-            users: DashMap::new(),
+            databases: Registry::default(),
+            users: Registry::default(),
             pools: RwLock::default(),
-            by_key: DashMap::new(),
+            by_key: Registry::default(),
             ids: AtomicU64::new(0),
             pool_ids: AtomicU64::new(0),
             paused: AtomicBool::new(false),

@@ -2,10 +2,10 @@
 //!
 //! PgBouncer setting: `track_extra_parameters`.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
+use foldhash::HashSet;
 
 use crate::wire::frontend;
 
