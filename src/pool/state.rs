@@ -14,6 +14,15 @@ use crate::stats::Micros;
 /// `server_login_retry`.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// How much later a client may have come than one of another worker that it
+/// is served before. A server that goes to another worker has to move to its
+/// reactor, so as long as both queues go on alike it stays where it is.
+const OVERTAKING: Duration = Duration::from_millis(2);
+
+/// How many of the longest waiting are looked through for one of the own
+/// worker.
+const OVERTAKEN: usize = 32;
+
 /// Sizes of a pool, as the configuration has them now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
@@ -81,7 +90,7 @@ pub enum Checkout<S> {
 /// Where a server goes that a client has given back or a login has made.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Returned<S, W> {
-    /// To this client, the longest waiting.
+    /// To this client: the longest waiting, but for [`OVERTAKING`].
     Granted(W, S),
     /// It stays in the pool.
     Kept,
@@ -99,6 +108,7 @@ struct Idle<S> {
 #[derive(Debug)]
 struct Waiting<W> {
     client: W,
+    home: usize,
     since: Micros,
 }
 
@@ -166,6 +176,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
         }
         self.waiting.push_back(Waiting {
             client: client.clone(),
+            home,
             since: now,
         });
         Checkout::Queued
@@ -399,7 +410,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             self.counts.closing += 1;
             return Returned::Close(server);
         }
-        if let Some(waiting) = self.waiting.pop_front() {
+        if let Some(waiting) = self.next_waiting(home) {
             self.counts.active += 1;
             return Returned::Granted(waiting.client, server);
         }
@@ -410,6 +421,16 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             since,
         });
         Returned::Kept
+    }
+
+    /// Takes out the client that is served next by a server of worker `home`.
+    fn next_waiting(&mut self, home: usize) -> Option<Waiting<W>> {
+        let first = self.waiting.front()?.since;
+        let is_late = |waiting: &Waiting<W>| waiting.since.exceeds(first, OVERTAKING);
+        let mut near = self.waiting.iter().take(OVERTAKEN);
+        let own = near.position(|waiting| waiting.home == home || is_late(waiting));
+        let own = own.filter(|at| !is_late(&self.waiting[*at]));
+        self.waiting.remove(own.unwrap_or(0))
     }
 
     fn most(&self) -> u32 {
@@ -496,6 +517,26 @@ mod tests {
         assert_eq!(pool.release(100, 0, at(2)), Returned::Granted(8, 100));
         assert_eq!(pool.release(100, 0, at(3)), Returned::Kept);
         assert_eq!(pool.checkout(&9, 0, at(4)), Checkout::Ready(100));
+    }
+
+    #[test]
+    fn a_server_stays_with_its_worker_while_the_queues_go_on_alike() {
+        let mut pool = pool(1);
+        pool.checkout(&7, 1, Micros(0));
+        pool.checkout(&8, 0, Micros(2_000));
+        assert_eq!(open(&mut pool, 100), Returned::Granted(8, 100));
+        pool.checkout(&9, 0, Micros(2_001));
+        let returned = pool.release(100, 0, Micros(2_002));
+        assert_eq!(returned, Returned::Granted(7, 100));
+    }
+
+    #[test]
+    fn only_the_front_of_a_long_queue_is_looked_through() {
+        let mut pool = pool(1);
+        for client in 0..40 {
+            pool.checkout(&client, usize::from(client < 39), at(0));
+        }
+        assert_eq!(open(&mut pool, 100), Returned::Granted(0, 100));
     }
 
     #[test]
