@@ -4,11 +4,43 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::form::Fingerprint;
+use super::mentions::mentions_statements;
 use super::normalise::{MAX_READ, Normaliser};
 use super::numbers::{Numbers, Outcome, Recorder};
 use super::queries::{DatabaseId, Queries};
 use super::slots::{Slot, Slots};
 use super::templates::{MAX_TEXT, Templates};
+
+/// What is known of a statement at sight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// What it is counted under.
+    pub slot: Slot,
+    /// It names prepared statements, see
+    /// [`mentions_statements`](super::mentions_statements).
+    pub mentions: bool,
+}
+
+impl Seen {
+    /// The bit of a slot remembered with a template that says `mentions`; far
+    /// above the number of any slot.
+    const MENTIONS: u32 = 1 << 31;
+
+    fn packed(self) -> Slot {
+        match self.mentions {
+            true => Slot(self.slot.0 | Seen::MENTIONS),
+            false => self.slot,
+        }
+    }
+
+    #[inline]
+    fn unpacked(packed: Slot) -> Seen {
+        Seen {
+            slot: Slot(packed.0 & !Seen::MENTIONS),
+            mentions: packed.0 & Seen::MENTIONS != 0,
+        }
+    }
+}
 
 /// Tells statements apart and counts them, for **one worker thread**. What it
 /// holds is the worker's own; it meets others only over a statement it has
@@ -39,17 +71,29 @@ impl Observer {
     /// any bytes. Of more than [`MAX_READ`] bytes the rest is not read, so a
     /// caller that has but the front of a long message can pass that.
     pub fn observe(&mut self, database: DatabaseId, text: &[u8]) -> Slot {
+        self.look(database, text).slot
+    }
+
+    /// As [`observe`](Self::observe), and what else is known at sight.
+    pub fn look(&mut self, database: DatabaseId, text: &[u8]) -> Seen {
         // One byte more tells that there is more.
         let text = &text[..text.len().min(MAX_READ + 1)];
         if text.len() > MAX_TEXT {
-            return self.form(database, text);
+            return self.read(database, text);
         }
-        if let Some(slot) = self.templates.find(database.0, text) {
-            return slot;
+        if let Some(packed) = self.templates.find(database.0, text) {
+            return Seen::unpacked(packed);
         }
-        let slot = self.form(database, text);
-        self.templates.insert(database.0, text, slot);
-        slot
+        let seen = self.read(database, text);
+        self.templates.insert(database.0, text, seen.packed());
+        seen
+    }
+
+    fn read(&mut self, database: DatabaseId, text: &[u8]) -> Seen {
+        Seen {
+            slot: self.form(database, text),
+            mentions: mentions_statements(text),
+        }
     }
 
     /// The slot by the statement's form; the database's own for a statement
@@ -126,6 +170,23 @@ mod tests {
             observer.observe(shop, &sql.as_bytes()[..MAX_READ + 1]),
             slot
         );
+    }
+
+    #[test]
+    fn names_of_prepared_statements_are_seen_at_every_look() {
+        let (mut observer, shop) = observer();
+        let long = format!("execute p('{}')", "x".repeat(MAX_TEXT));
+        for (text, mentions) in [
+            ("execute p(1)", true),
+            ("execute p(2)", true),
+            ("select 1", false),
+            ("select 2", false),
+            (&*long, true),
+        ] {
+            let first = observer.look(shop, text.as_bytes());
+            assert_eq!(first.mentions, mentions, "{text}");
+            assert_eq!(observer.look(shop, text.as_bytes()), first, "{text}");
+        }
     }
 
     #[test]
