@@ -18,6 +18,7 @@ mod outage;
 mod pool;
 mod prepare;
 mod prepared;
+mod sql_prepared;
 mod startup;
 mod system_calls;
 mod tidy;

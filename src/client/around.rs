@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::flow::{Event, Outcome, Surroundings};
+use super::flow::{Event, Outcome, Seen, Surroundings};
 use super::worker::Worker;
 use crate::config::PoolMode;
 use crate::gateway::DatabaseId;
@@ -29,7 +29,7 @@ pub struct Around<'a> {
 }
 
 impl Surroundings for Around<'_> {
-    fn observe(&mut self, text: &[u8]) -> u32 {
+    fn observe(&mut self, text: &[u8]) -> Seen {
         self.worker.observe(self.database, text)
     }
 

@@ -9,21 +9,24 @@
 //!
 //! [`Server::is_reusable`]: crate::server::Server::is_reusable
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::Exchange;
 use crate::server::answers::{Meter, Owed};
 use crate::server::seeded::{Bug, planted};
+use crate::server::statements::Statement;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::{Header, Splice, backend, frontend};
 
 pub use answered::{Arrived, ServerFault};
-pub use surroundings::{Event, NO_SLOT, Outcome, Surroundings};
+pub use surroundings::{Event, NO_SLOT, Outcome, Seen, Surroundings};
 
 use statements::Names;
 use step::{Fate, Step, observe};
 
 mod answered;
+mod script;
 mod statements;
 mod step;
 mod surroundings;
@@ -35,6 +38,9 @@ pub enum Stop {
     End,
     /// At a message that needs a server.
     NeedServer,
+    /// At a message that has to wait until the server owes nothing, or until
+    /// it wants data for a COPY.
+    NeedAnswers,
     /// At Terminate.
     Terminate,
 }
@@ -88,9 +94,16 @@ pub struct Flow {
     rules: Rules,
     /// Bytes of a discarded message that are still to come.
     discarding: usize,
+    /// The next message has had its answer: what the pooler asked ahead of it
+    /// was refused.
+    refused: bool,
     statements: Option<Box<Names>>,
     unnamed_slot: u32,
     bound_slot: u32,
+    /// The unnamed statement, and the statement last bound, where their texts
+    /// name prepared statements.
+    unnamed: Option<Arc<Statement>>,
+    bound: Option<Arc<Statement>>,
     outcome: Outcome,
 }
 
@@ -100,9 +113,12 @@ impl Flow {
         Flow {
             rules,
             discarding: 0,
+            refused: false,
             statements: None,
             unnamed_slot: NO_SLOT,
             bound_slot: NO_SLOT,
+            unnamed: None,
+            bound: None,
             outcome: Outcome::default(),
         }
     }
@@ -174,6 +190,13 @@ impl Flow {
         back: &mut Vec<u8>,
     ) -> Result<(usize, Stop), ClientFault> {
         let mut at = self.skip_discarded(chunk);
+        if self.refused
+            && let Some(header) = self.client_header(&chunk[at..])?
+        {
+            self.refused = false;
+            self.discarding = header.total();
+            at += self.skip_discarded(&chunk[at..]);
+        }
         loop {
             let pass = server.outgoing.min(chunk.len() - at);
             out.pass(at, at + pass);
@@ -204,6 +227,7 @@ impl Flow {
                     at += self.skip_discarded(&chunk[at..]);
                 }
                 Fate::Wait => return Ok((at, Stop::End)),
+                Fate::Hold => return Ok((at, Stop::NeedAnswers)),
             }
         }
     }
@@ -217,14 +241,25 @@ impl Flow {
         match tag {
             frontend::QUERY if !self.rules.simple_query => return Err(ClientFault::SimpleQuery),
             frontend::QUERY => {
-                let slot = observe(step, step.message.get(HEADER_LEN..).unwrap_or_default());
-                step.push(Owed::Query(Meter { slot, start: now }));
+                if !step.is_legible() {
+                    return Ok(Fate::Wait);
+                }
+                let seen = observe(step, step.message.get(HEADER_LEN..).unwrap_or_default());
+                let meter = Meter {
+                    slot: seen.slot,
+                    start: now,
+                };
+                if seen.mentions && step.around.statement_limit() > 0 {
+                    return self.script(step, meter);
+                }
+                step.push(Owed::Query(meter, None));
             }
             frontend::SYNC => step.server.answers.push_sync(),
             frontend::FUNCTION_CALL => step.push(Owed::FunctionCall),
             frontend::EXECUTE => {
                 let slot = self.bound_slot;
-                step.push(Owed::Execute(Meter { slot, start: now }));
+                let script = self.bound.as_ref().and_then(|bound| bound.script.clone());
+                step.push(Owed::Execute(Meter { slot, start: now }, script));
             }
             frontend::PARSE => return self.parse(step),
             frontend::BIND => return self.bind(step),

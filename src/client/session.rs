@@ -75,6 +75,9 @@ enum Phase {
     /// The answer to the SETs that bring a new server to the client's
     /// parameters.
     Syncing,
+    /// The answers to what has been sent: what the client has sent beyond it
+    /// can be read only then.
+    Holding,
     /// The last answers, for a client that sends nothing any more.
     Leaving(Pin<Box<Sleep>>),
 }
@@ -261,7 +264,7 @@ impl Session {
                     Poll::Pending => Ok(false),
                 };
             }
-            Phase::Waiting | Phase::Checking(_) | Phase::Syncing => self
+            Phase::Waiting | Phase::Checking(_) | Phase::Syncing | Phase::Holding => self
                 .channel
                 .poll_carry(cx, WAITING_BYTES)
                 .map_ok(|received| received.map(Ok)),
@@ -371,7 +374,7 @@ impl Session {
             lease.discard("varcache_apply failed");
             return Err(End::Fatal("invalid server parameter"));
         }
-        if arrived.farewell && matches!(state.phase, Phase::Syncing) {
+        if arrived.farewell && matches!(state.phase, Phase::Syncing | Phase::Holding) {
             state.lease = Some(lease);
             return Err(state.server_lost());
         }
@@ -387,6 +390,9 @@ impl Session {
             }
             return Ok(());
         }
+        if matches!(state.phase, Phase::Holding) {
+            return self.go_on(cx, lease);
+        }
         if arrived.ready && empty {
             state.account(lease.exchange.answers.status());
         }
@@ -397,6 +403,25 @@ impl Session {
         }
         if matches!(state.phase, Phase::Leaving(_)) && (state.lease.is_none() || empty) {
             return Err(End::Left("client close request"));
+        }
+        Ok(())
+    }
+
+    /// Goes on with the client's messages if the answers have come that had to
+    /// come first.
+    fn go_on(&mut self, cx: &mut Context<'_>, lease: Lease) -> Outcome<()> {
+        let answers = &lease.exchange.answers;
+        let (ended, status) = (answers.is_empty(), answers.status());
+        let copying = answers.is_copying_in();
+        self.state.lease = Some(lease);
+        if !ended && !copying {
+            return Ok(());
+        }
+        self.state.phase = Phase::Serving;
+        self.retake(cx)?;
+        let owed = |lease: &Lease| !lease.exchange.answers.is_empty();
+        if ended && !self.state.lease.as_ref().is_some_and(owed) {
+            self.state.account(status);
         }
         Ok(())
     }
@@ -440,7 +465,7 @@ impl State {
                 Ok((taken, Stop::Terminate)) => {
                     return (taken, Err(End::Left("client close request")));
                 }
-                Ok((taken, Stop::NeedServer)) => at = taken,
+                Ok((taken, Stop::NeedServer | Stop::NeedAnswers)) => at = taken,
             }
             if let Err(end) = self.obtain_server(cx) {
                 return (at, Err(end));
@@ -596,6 +621,11 @@ impl State {
             (Ok((taken, Stop::Terminate)), _) => {
                 self.lease = Some(lease);
                 return (taken, Err(End::Left("client close request")));
+            }
+            (Ok((taken, Stop::NeedAnswers)), _) => {
+                self.lease = Some(lease);
+                self.phase = Phase::Holding;
+                return (taken, Ok(()));
             }
             (Ok((taken, _)), _) => Ok(taken),
         };

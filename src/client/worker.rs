@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::watch;
 
-use super::flow::{NO_SLOT, Outcome};
+use super::flow::{NO_SLOT, Outcome, Seen};
 use super::login::{self, Admitted, ConsoleClient};
 use super::session::End;
 use crate::gateway::{self, DatabaseId, Observer, Queries, Recorder, Slot};
@@ -118,16 +118,23 @@ impl Worker {
         self.bouncer.clock.now()
     }
 
-    /// The statistics slot of a statement.
-    pub(super) fn observe(&self, database: Option<DatabaseId>, text: &[u8]) -> u32 {
+    /// What is known at sight of a statement.
+    pub(super) fn observe(&self, database: Option<DatabaseId>, text: &[u8]) -> Seen {
         let (Some(statements), Some(database)) = (&self.statements, database) else {
-            return NO_SLOT;
+            return Seen {
+                slot: NO_SLOT,
+                mentions: gateway::mentions_statements(text),
+            };
         };
         let mut observer = statements
             .observer
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        observer.observe(database, text).number()
+        let seen = observer.look(database, text);
+        Seen {
+            slot: seen.slot.number(),
+            mentions: seen.mentions,
+        }
     }
 
     /// Notes the end of a request.

@@ -13,29 +13,41 @@ use crate::stats::Micros;
 use crate::wire::TransactionStatus;
 use crate::wire::backend as msg;
 
+use super::script::{Script, without_position};
 use super::seeded::{Bug, planted};
 use super::statements::{Presence, Statement, Undone};
 
 /// A request and how its answer is treated.
 #[derive(Debug)]
 pub enum Owed {
-    /// Query: answered until ReadyForQuery.
-    Query(Meter),
+    /// Query: answered until ReadyForQuery. With what it does with prepared
+    /// statements, if it names any.
+    Query(Meter, Option<Box<Script>>),
     /// FunctionCall: answered until ReadyForQuery.
     FunctionCall,
     /// Sync: answered by ReadyForQuery.
     Sync,
+    /// A Sync of the pooler's own; the client gets its ReadyForQuery only for
+    /// one that it is owed, see [`Answers::has_asked`].
+    OwnSync {
+        /// The client gets it.
+        forward: bool,
+    },
+    /// Parse, Bind and Execute of the pooler's own that run a PREPARE: nothing
+    /// but an error is passed on.
+    Prepare(Box<Tracked>),
     /// A Query of the pooler's own: nothing of its answer is passed on.
     Internal,
     /// Parse: ParseComplete.
     Parse(Answer, Option<Box<Tracked>>),
-    /// Bind: BindComplete.
-    Bind,
+    /// Bind: BindComplete. With its statement if that is tracked.
+    Bind(Option<Arc<Statement>>),
     /// Describe: RowDescription or NoData, for statements after a
-    /// ParameterDescription.
-    Describe,
-    /// Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
-    Execute(Meter),
+    /// ParameterDescription. With its statement if that is tracked.
+    Describe(Option<Arc<Statement>>),
+    /// Execute: CommandComplete, EmptyQueryResponse or PortalSuspended. With
+    /// what it does with prepared statements, if it names any.
+    Execute(Meter, Option<Box<Script>>),
     /// Close: CloseComplete.
     Close(Answer, Option<Box<Tracked>>),
     /// CopyDone or CopyFail: not answered itself, but it ends the copy in
@@ -88,6 +100,9 @@ pub struct Step {
     pub internal_failed: bool,
     /// Requests were discarded because of an error.
     pub discarded: bool,
+    /// What the pooler has asked ahead of a client's request was refused: the
+    /// client has its error and gets its ReadyForQuery.
+    pub refused: bool,
     /// The tracked statement that the server has now.
     pub parsed: Option<Arc<Statement>>,
     /// The tracked statement that the server has no more.
@@ -164,7 +179,48 @@ impl Answers {
 
     /// The pooler's own query is being answered.
     pub fn is_internal(&self) -> bool {
-        matches!(self.queue.front(), Some(Owed::Internal))
+        matches!(
+            self.queue.front(),
+            Some(Owed::Internal | Owed::Prepare(_) | Owed::OwnSync { forward: false })
+        )
+    }
+
+    /// The pooler has asked something ahead of the client's next request,
+    /// which waits for the answer.
+    pub fn has_asked(&self) -> bool {
+        matches!(self.queue.back(), Some(Owed::OwnSync { .. }))
+    }
+
+    /// What the request that is being answered does with prepared statements.
+    pub fn script(&mut self) -> Option<&mut Script> {
+        match self.queue.front_mut() {
+            Some(Owed::Query(_, script) | Owed::Execute(_, script)) => script.as_deref_mut(),
+            _ => None,
+        }
+    }
+
+    /// The tracked statements that the request being answered uses.
+    pub fn used(&self) -> &[Arc<Statement>] {
+        match self.queue.front() {
+            Some(Owed::Bind(Some(statement)) | Owed::Describe(Some(statement))) => {
+                std::slice::from_ref(statement)
+            }
+            Some(Owed::Query(_, Some(script)) | Owed::Execute(_, Some(script))) => &script.needs,
+            _ => &[],
+        }
+    }
+
+    /// What the client gets instead of the ErrorResponse with this body, if
+    /// its words are about something the client has not said.
+    pub fn reword(&self, body: &[u8]) -> Option<Vec<u8>> {
+        match self.queue.front()? {
+            Owed::Query(_, Some(script)) | Owed::Execute(_, Some(script)) => {
+                Some(script.reword(body))
+            }
+            Owed::Prepare(_) => Some(without_position(body)),
+            Owed::Parse(Answer::Swallow, _) if self.has_asked() => Some(without_position(body)),
+            _ => None,
+        }
     }
 
     /// What requests on their way make of a statement; none if there are none
@@ -173,13 +229,12 @@ impl Answers {
         let mut earlier_batch = false;
         for owed in self.queue.iter().rev() {
             let (tracked, presence) = match owed {
-                Owed::Sync => {
+                Owed::Sync | Owed::OwnSync { .. } => {
                     earlier_batch = true;
                     continue;
                 }
-                Owed::Parse(Answer::Forward | Answer::Swallow, Some(tracked)) => {
-                    (tracked, Presence::Present)
-                }
+                Owed::Parse(Answer::Forward | Answer::Swallow, Some(tracked))
+                | Owed::Prepare(tracked) => (tracked, Presence::Present),
                 Owed::Close(Answer::Swallow, Some(tracked)) => (tracked, Presence::Absent),
                 _ => continue,
             };
@@ -240,7 +295,9 @@ impl Answers {
         self.tainted |= self.doubt > 0;
         match owed {
             // Their ReadyForQuery ends what came before without a Sync.
-            Owed::Query(_) | Owed::FunctionCall | Owed::Internal => self.unsynced = false,
+            Owed::Query(..) | Owed::FunctionCall | Owed::Internal | Owed::OwnSync { .. } => {
+                self.unsynced = false;
+            }
             _ => self.unsynced = true,
         }
         self.queue.push_back(owed);
@@ -254,7 +311,7 @@ impl Answers {
         } = &mut self.copying
         {
             *swallowed += 1;
-            self.unsynced = matches!(self.queue.front(), Some(Owed::Execute(_)));
+            self.unsynced = matches!(self.queue.front(), Some(Owed::Execute(..)));
             return;
         }
         // Whose answer comes next cannot be told any more.
@@ -330,15 +387,15 @@ impl Answers {
     pub fn passes(&self, tag: u8) -> bool {
         self.copying == Copying::No
             && match self.queue.front() {
-                Some(Owed::Query(_)) => matches!(tag, msg::DATA_ROW | msg::ROW_DESCRIPTION),
-                Some(Owed::Execute(_)) => tag == msg::DATA_ROW,
+                Some(Owed::Query(..)) => matches!(tag, msg::DATA_ROW | msg::ROW_DESCRIPTION),
+                Some(Owed::Execute(..)) => tag == msg::DATA_ROW,
                 _ => false,
             }
     }
 
     fn step(&self) -> Step {
         Step {
-            forward: !matches!(self.queue.front(), Some(Owed::Internal)),
+            forward: !self.is_internal(),
             ..Step::default()
         }
     }
@@ -359,15 +416,19 @@ impl Answers {
             // An error nobody asked for announces the end of the connection.
             None => self.tainted = true,
             Some(Owed::Internal) => step.internal_failed = true,
-            Some(Owed::Query(_) | Owed::FunctionCall | Owed::Sync) => {}
-            Some(Owed::Execute(meter)) => {
-                step.finished = Some(*meter);
+            Some(Owed::Query(..) | Owed::FunctionCall | Owed::Sync | Owed::OwnSync { .. }) => {}
+            front => {
+                if let Some(Owed::Execute(meter, _)) = front {
+                    step.finished = Some(*meter);
+                }
+                // Whoever it is that asked, the client's request ends with it.
+                step.forward = true;
                 step.discarded = true;
                 self.discard_until_sync(discarded);
-            }
-            Some(_) => {
-                step.discarded = true;
-                self.discard_until_sync(discarded);
+                if let Some(Owed::OwnSync { forward }) = self.queue.front_mut() {
+                    *forward = true;
+                    step.refused = true;
+                }
             }
         }
         step
@@ -375,8 +436,8 @@ impl Answers {
 
     fn discard_until_sync(&mut self, discarded: impl FnMut(Owed)) {
         let ends = |owed: &Owed| match owed {
-            Owed::Sync => true,
-            Owed::Query(_) => planted(Bug::QueryOutlivesError),
+            Owed::Sync | Owed::OwnSync { .. } => true,
+            Owed::Query(..) => planted(Bug::QueryOutlivesError),
             _ => false,
         };
         let sync = self.queue.iter().position(ends);
@@ -398,8 +459,8 @@ impl Answers {
                 self.skipping = false;
                 self.unsynced = false;
             }
-            Some(Owed::Query(meter)) => step.finished = Some(meter),
-            Some(Owed::FunctionCall | Owed::Sync | Owed::Internal) => {}
+            Some(Owed::Query(meter, _)) => step.finished = Some(meter),
+            Some(Owed::FunctionCall | Owed::Sync | Owed::OwnSync { .. } | Owed::Internal) => {}
             other => {
                 self.queue.extend(other);
                 return Err(Unexpected(msg::READY_FOR_QUERY));
@@ -433,20 +494,25 @@ impl Answers {
                 step.closed = tracked.as_ref().map(|tracked| tracked.statement.clone());
                 self.queue.pop_front();
             }
-            (Owed::Bind, msg::BIND_COMPLETE)
-            | (Owed::Describe, msg::ROW_DESCRIPTION | msg::NO_DATA) => {
+            (Owed::Bind(_), msg::BIND_COMPLETE)
+            | (Owed::Describe(_), msg::ROW_DESCRIPTION | msg::NO_DATA) => {
                 self.queue.pop_front();
             }
-            (Owed::Describe, msg::PARAMETER_DESCRIPTION) => {}
-            (Owed::Execute(meter), msg::COMMAND_COMPLETE)
-            | (Owed::Execute(meter), msg::EMPTY_QUERY_RESPONSE | msg::PORTAL_SUSPENDED) => {
+            (Owed::Describe(_), msg::PARAMETER_DESCRIPTION) => {}
+            (Owed::Prepare(_), msg::PARSE_COMPLETE | msg::BIND_COMPLETE) => {}
+            (Owed::Prepare(tracked), msg::COMMAND_COMPLETE) => {
+                step.parsed = Some(tracked.statement.clone());
+                self.queue.pop_front();
+            }
+            (Owed::Execute(meter, _), msg::COMMAND_COMPLETE)
+            | (Owed::Execute(meter, _), msg::EMPTY_QUERY_RESPONSE | msg::PORTAL_SUSPENDED) => {
                 step.finished = Some(*meter);
                 self.copying = Copying::No;
                 self.queue.pop_front();
             }
-            (Owed::Query(_), msg::COMMAND_COMPLETE) => self.end_copy_of_query(),
+            (Owed::Query(..), msg::COMMAND_COMPLETE) => self.end_copy_of_query(),
             (Owed::FunctionCall, msg::FUNCTION_CALL_RESPONSE) => {}
-            (Owed::Execute(_) | Owed::Query(_) | Owed::Internal, _) => self.on_result(tag)?,
+            (Owed::Execute(..) | Owed::Query(..) | Owed::Internal, _) => self.on_result(tag)?,
             _ => return Err(Unexpected(tag)),
         }
         Ok(step)
@@ -457,7 +523,7 @@ impl Answers {
         match (tag, self.copying) {
             (msg::DATA_ROW, Copying::No) => {}
             (msg::ROW_DESCRIPTION | msg::EMPTY_QUERY_RESPONSE | msg::COMMAND_COMPLETE, _)
-                if !matches!(self.queue.front(), Some(Owed::Execute(_))) => {}
+                if !matches!(self.queue.front(), Some(Owed::Execute(..))) => {}
             (msg::COPY_IN_RESPONSE, Copying::No) => self.begin_copy_in(),
             (msg::COPY_OUT_RESPONSE, Copying::No) => self.copying = Copying::Out,
             (msg::COPY_BOTH_RESPONSE, Copying::No) => self.copying = Copying::Both,
@@ -479,7 +545,7 @@ impl Answers {
         }
         if swallowed > 0 {
             let closes =
-                |owed: &&Owed| matches!(owed, Owed::Sync | Owed::Query(_) | Owed::FunctionCall);
+                |owed: &&Owed| matches!(owed, Owed::Sync | Owed::Query(..) | Owed::FunctionCall);
             let open = self.queue.iter().rev().take_while(|owed| !closes(owed));
             let mut requests = open.filter(|owed| !matches!(owed, Owed::CopyEnd));
             self.unsynced = requests.next().is_some();
@@ -529,16 +595,16 @@ mod tests {
 
     fn execute_batch(answers: &mut Answers) {
         answers.push(Owed::Parse(Answer::Forward, None));
-        answers.push(Owed::Bind);
-        answers.push(Owed::Describe);
-        answers.push(Owed::Execute(METER));
+        answers.push(Owed::Bind(None));
+        answers.push(Owed::Describe(None));
+        answers.push(Owed::Execute(METER, None));
         answers.push_sync();
     }
 
     #[test]
     fn a_query_is_settled_by_its_ready_for_query_only() {
         let mut answers = Answers::default();
-        answers.push(Owed::Query(METER));
+        answers.push(Owed::Query(METER, None));
         feed(&mut answers, b"TDDC").expect("a result");
         assert!(!answers.is_settled());
         feed(&mut answers, b"Z").expect("ready");
@@ -572,8 +638,8 @@ mod tests {
     #[test]
     fn a_query_behind_an_error_is_not_owed_an_answer() {
         let mut answers = Answers::default();
-        answers.push(Owed::Bind);
-        answers.push(Owed::Query(METER));
+        answers.push(Owed::Bind(None));
+        answers.push(Owed::Query(METER, None));
         answers.push_sync();
         feed(&mut answers, b"EZ").expect("error, then the Sync's answer");
         assert!(answers.is_settled());
@@ -582,7 +648,7 @@ mod tests {
     #[test]
     fn without_a_sync_the_server_goes_on_skipping() {
         let mut answers = Answers::default();
-        answers.push(Owed::Bind);
+        answers.push(Owed::Bind(None));
         feed(&mut answers, b"E").expect("error");
         assert!(answers.is_skipping() && !answers.is_settled());
         answers.push_sync();
@@ -603,7 +669,7 @@ mod tests {
         let mut answers = Answers::default();
         answers.push(Owed::Parse(Answer::Fake, None));
         answers.push(Owed::Parse(Answer::Swallow, None));
-        answers.push(Owed::Bind);
+        answers.push(Owed::Bind(None));
         answers.push(Owed::Close(Answer::Fake, None));
         answers.push_sync();
         assert_eq!(answers.next_fake(), Some(msg::PARSE_COMPLETE_MESSAGE));
@@ -620,7 +686,7 @@ mod tests {
     fn an_answer_nobody_asked_for_is_unexpected() {
         let mut answers = Answers::default();
         assert_eq!(feed(&mut answers, b"Z"), Err(Unexpected(b'Z')));
-        answers.push(Owed::Bind);
+        answers.push(Owed::Bind(None));
         assert_eq!(feed(&mut answers, b"1"), Err(Unexpected(b'1')));
         assert_eq!(feed(&mut answers, b"D"), Err(Unexpected(b'D')));
     }
@@ -628,7 +694,7 @@ mod tests {
     #[test]
     fn a_sync_sent_ahead_of_copy_data_is_not_owed() {
         let mut answers = Answers::default();
-        answers.push(Owed::Execute(METER));
+        answers.push(Owed::Execute(METER, None));
         answers.push_sync();
         feed(&mut answers, b"G").expect("CopyInResponse");
         assert!(answers.is_copying_in());
@@ -641,10 +707,10 @@ mod tests {
     #[test]
     fn a_query_behind_a_copy_whose_sync_is_not_owed_settles() {
         let mut answers = Answers::default();
-        answers.push(Owed::Execute(METER));
+        answers.push(Owed::Execute(METER, None));
         answers.push_sync();
         answers.push_copy_end();
-        answers.push(Owed::Query(METER));
+        answers.push(Owed::Query(METER, None));
         feed(&mut answers, b"GCTDCZ").expect("copied, then a result");
         assert!(answers.is_settled());
     }
@@ -652,7 +718,7 @@ mod tests {
     #[test]
     fn a_copy_that_fails_with_a_sync_in_doubt_taints_the_server() {
         let mut answers = Answers::default();
-        answers.push(Owed::Execute(METER));
+        answers.push(Owed::Execute(METER, None));
         answers.push_sync();
         feed(&mut answers, b"GE").expect("copy refused");
         answers.push_sync();
@@ -663,13 +729,13 @@ mod tests {
     #[test]
     fn requests_behind_a_sync_in_doubt_taint_the_server() {
         let mut answers = Answers::default();
-        answers.push(Owed::Query(METER));
+        answers.push(Owed::Query(METER, None));
         feed(&mut answers, b"G").expect("CopyInResponse");
         // The copy has failed, but the pooler does not know it yet: the Sync
         // counts, and Describe is not discarded with Execute.
-        answers.push(Owed::Execute(METER));
+        answers.push(Owed::Execute(METER, None));
         answers.push_sync();
-        answers.push(Owed::Describe);
+        answers.push(Owed::Describe(None));
         feed(&mut answers, b"EZEZ").expect("of the copy, and of Execute");
         assert!(!answers.is_settled());
     }
@@ -677,7 +743,7 @@ mod tests {
     #[test]
     fn a_sync_in_doubt_that_is_answered_is_in_doubt_no_more() {
         let mut answers = Answers::default();
-        answers.push(Owed::Execute(METER));
+        answers.push(Owed::Execute(METER, None));
         feed(&mut answers, b"G").expect("CopyInResponse");
         answers.push_sync();
         feed(&mut answers, b"E").expect("copy refused");
@@ -689,9 +755,9 @@ mod tests {
     #[test]
     fn what_an_error_discards_is_handed_out_latest_first() {
         let mut answers = Answers::default();
-        answers.push(Owed::Bind);
-        answers.push(Owed::Describe);
-        answers.push(Owed::Execute(METER));
+        answers.push(Owed::Bind(None));
+        answers.push(Owed::Describe(None));
+        answers.push(Owed::Execute(METER, None));
         answers.push_sync();
         let mut order = Vec::new();
         let step = answers.on_message(b'E', None, |owed| order.push(format!("{owed:?}")));
@@ -702,7 +768,7 @@ mod tests {
     #[test]
     fn a_query_with_two_copies_takes_two_copy_dones() {
         let mut answers = Answers::default();
-        answers.push(Owed::Query(METER));
+        answers.push(Owed::Query(METER, None));
         answers.push_copy_end();
         answers.push_copy_end();
         feed(&mut answers, b"GCGC").expect("two copies");
@@ -713,7 +779,7 @@ mod tests {
     #[test]
     fn a_failed_copy_of_a_query_settles_at_ready_for_query() {
         let mut answers = Answers::default();
-        answers.push(Owed::Query(METER));
+        answers.push(Owed::Query(METER, None));
         feed(&mut answers, b"GEZ").expect("copy failed");
         answers.push_copy_end();
         assert!(answers.is_settled());
@@ -737,7 +803,7 @@ mod tests {
     #[test]
     fn an_open_transaction_is_not_settled() {
         let mut answers = Answers::default();
-        answers.push(Owed::Query(METER));
+        answers.push(Owed::Query(METER, None));
         let status = Some(TransactionStatus::Active);
         answers
             .on_message(b'Z', status, |_| {})

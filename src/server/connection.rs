@@ -94,7 +94,7 @@ impl Server {
     /// makes no sense, or leaves a transaction open.
     pub async fn run(&mut self, query: &str, limit: Duration) -> io::Result<()> {
         let mut request = bytes::BytesMut::new();
-        frontend::put_query(&mut request, query);
+        frontend::put_query(&mut request, query.as_bytes());
         self.exchange.answers.push(super::answers::Owed::Internal);
         let answer = async {
             self.channel.write_all(&request).await?;

@@ -6,6 +6,7 @@ mod connection;
 mod login;
 mod parameters;
 mod record;
+pub mod script;
 pub(crate) mod seeded;
 pub mod statements;
 

@@ -114,7 +114,7 @@ impl Parameters {
             return false;
         }
         tracing::debug!("varcache_apply: {query}");
-        frontend::put_query(buf, &query);
+        frontend::put_query(buf, query.as_bytes());
         true
     }
 }

@@ -3,29 +3,68 @@
 //! PgBouncer setting: `max_prepared_statements`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
 use super::answers::{Answers, Owed, Step};
+use super::script::Script;
 use super::seeded::{Bug, planted};
+
+/// What the servers' names of statements begin with.
+pub const PREFIX: &str = "PGBOUNCER_";
 
 /// A statement as every server knows it.
 #[derive(Debug)]
 pub struct Statement {
     /// Its name on servers, `PGBOUNCER_<n>`.
     pub name: Box<[u8]>,
-    /// Query text, terminator, and parameter types, as Parse carries them.
+    /// What it is made of, see [`Kind`].
     pub definition: Arc<[u8]>,
+    /// How it is prepared.
+    pub kind: Kind,
+    /// What its text does with other prepared statements, if it names any.
+    /// Such a statement is its client's alone.
+    pub script: Option<Box<Script>>,
     /// Its slot in the query statistics.
     pub slot: u32,
     id: u64,
     /// A server has accepted it.
     proven: AtomicBool,
+    /// How often a server has said that its copy is out of date.
+    generation: AtomicU32,
+}
+
+/// How a statement is prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// By Parse. Its definition is query text, terminator, and parameter
+    /// types, as Parse carries them.
+    Parse,
+    /// By PREPARE of SQL. Its definition is what follows the name there; no
+    /// terminator, so that it is never that of a Parse.
+    Sql,
 }
 
 impl Statement {
+    fn new(id: u64, kind: Kind, definition: Arc<[u8]>, slot: u32) -> Statement {
+        Statement {
+            name: format!("{PREFIX}{id}").into_bytes().into(),
+            definition,
+            kind,
+            script: None,
+            slot,
+            id,
+            proven: AtomicBool::new(false),
+            generation: AtomicU32::new(0),
+        }
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     /// Notes that a server has accepted it.
     pub fn prove(&self) {
         self.proven.store(true, Ordering::Relaxed);
@@ -42,19 +81,13 @@ pub struct Dictionary {
 
 impl Dictionary {
     /// The statement with this definition; `slot` is used for a new one.
-    pub fn intern(&self, definition: &[u8], slot: u32) -> Arc<Statement> {
+    pub fn intern(&self, kind: Kind, definition: &[u8], slot: u32) -> Arc<Statement> {
         if let Some(found) = self.entries.get(definition).and_then(|e| e.upgrade()) {
             return found;
         }
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let definition: Arc<[u8]> = definition.into();
-        let statement = Arc::new(Statement {
-            name: format!("PGBOUNCER_{id}").into_bytes().into(),
-            definition: definition.clone(),
-            slot,
-            id,
-            proven: AtomicBool::new(false),
-        });
+        let statement = Statement::new(self.next_id(), kind, definition.clone(), slot);
+        let statement = Arc::new(statement);
         let mut entry = self.entries.entry(definition).or_default();
         // Another worker may have been faster.
         if let Some(found) = entry.upgrade() {
@@ -62,6 +95,24 @@ impl Dictionary {
         }
         *entry = Arc::downgrade(&statement);
         statement
+    }
+
+    /// A statement that is not shared, whatever its definition.
+    pub fn own(
+        &self,
+        kind: Kind,
+        definition: &[u8],
+        slot: u32,
+        script: Option<Box<Script>>,
+    ) -> Arc<Statement> {
+        Arc::new(Statement {
+            script,
+            ..Statement::new(self.next_id(), kind, definition.into(), slot)
+        })
+    }
+
+    fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The statement with this definition, if a server has accepted it.
@@ -107,8 +158,8 @@ pub enum Presence {
     Present,
     /// It will not.
     Absent,
-    /// It depends on whether an earlier batch of the pipeline fails. Closed
-    /// and parsed anew it is there in any case.
+    /// It depends on whether an earlier batch of the pipeline fails, or it is
+    /// out of date. Closed and parsed anew it is there in any case.
     Doubtful,
 }
 
@@ -120,7 +171,8 @@ pub enum Presence {
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Prepared {
-    confirmed: HashMap<u64, Arc<Statement>>,
+    /// With the generation of the copy.
+    confirmed: HashMap<u64, (Arc<Statement>, u32)>,
     /// Those it has or is being given, with the time of their last use.
     recent: HashMap<u64, (Arc<Statement>, u64)>,
     clock: u64,
@@ -129,12 +181,14 @@ pub struct Prepared {
 impl Prepared {
     /// Whether the server will have it; counts as a use if so.
     pub fn touch(&mut self, statement: &Arc<Statement>, answers: &Answers) -> Presence {
-        let presence = answers.pending(statement).unwrap_or_else(|| {
-            match self.confirmed.contains_key(&statement.id) {
-                true => Presence::Present,
-                false => Presence::Absent,
-            }
-        });
+        let presence =
+            answers
+                .pending(statement)
+                .unwrap_or_else(|| match self.confirmed.get(&statement.id) {
+                    Some((_, copy)) if *copy == statement.generation() => Presence::Present,
+                    Some(_) => Presence::Doubtful,
+                    None => Presence::Absent,
+                });
         if presence == Presence::Present {
             self.used(statement);
         }
@@ -146,14 +200,44 @@ impl Prepared {
         self.used(statement);
     }
 
+    /// The moment of the last use, for [`evict`](Self::evict).
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
     /// Chooses the least recently used one to be closed if the server has
-    /// `limit` or more.
-    pub fn evict(&mut self, limit: usize) -> Option<Arc<Statement>> {
+    /// `limit` or more; none that was used after `mark`.
+    pub fn evict(&mut self, limit: usize, mark: u64) -> Option<Arc<Statement>> {
         if self.recent.len() < limit.max(1) {
             return None;
         }
-        let oldest = self.recent.values().min_by_key(|(_, used)| *used)?.0.id;
+        let (oldest, used) = self.recent.values().min_by_key(|(_, used)| *used)?;
+        if *used > mark {
+            return None;
+        }
+        let oldest = oldest.id;
         self.recent.remove(&oldest).map(|(statement, _)| statement)
+    }
+
+    /// Notes that PREPARE has given it to the server.
+    pub fn made(&mut self, statement: &Arc<Statement>) {
+        self.on_parsed(statement);
+        self.used(statement);
+    }
+
+    /// The server says that its copy is out of date; so are then those of
+    /// other servers. Each is made anew when it is used next.
+    pub fn outdated(&self, statement: &Statement) {
+        if let Some((_, copy)) = self.confirmed.get(&statement.id) {
+            let next = copy.wrapping_add(1);
+            // Failing, another server has said so before.
+            let _ = statement.generation.compare_exchange(
+                *copy,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
     }
 
     /// Takes note of what an answer says about statements; an error may have
@@ -173,7 +257,8 @@ impl Prepared {
 
     /// The server says that it has it.
     fn on_parsed(&mut self, statement: &Arc<Statement>) {
-        self.confirmed.insert(statement.id, statement.clone());
+        let copy = (statement.clone(), statement.generation());
+        self.confirmed.insert(statement.id, copy);
     }
 
     /// The server says that it has it no more.
@@ -196,7 +281,7 @@ impl Prepared {
         recent.retain(|id, (statement, _)| {
             confirmed.contains_key(id) || answers.pending(statement) == Some(Presence::Present)
         });
-        for (id, statement) in confirmed {
+        for (id, (statement, _)) in confirmed {
             recent.entry(*id).or_insert_with(|| (statement.clone(), 0));
         }
     }
@@ -231,9 +316,9 @@ mod tests {
     #[test]
     fn the_same_definition_is_one_statement_and_another_is_not() {
         let dictionary = Dictionary::default();
-        let one = dictionary.intern(b"select 1\0\0\0", 0);
-        let same = dictionary.intern(b"select 1\0\0\0", 0);
-        let other = dictionary.intern(b"select 1\0\0\x01\0\0\0\x17", 0);
+        let one = dictionary.intern(Kind::Parse, b"select 1\0\0\0", 0);
+        let same = dictionary.intern(Kind::Parse, b"select 1\0\0\0", 0);
+        let other = dictionary.intern(Kind::Parse, b"select 1\0\0\x01\0\0\0\x17", 0);
         assert!(Arc::ptr_eq(&one, &same));
         assert_eq!(&*one.name, b"PGBOUNCER_1");
         assert_ne!(one.name, other.name);
@@ -242,7 +327,7 @@ mod tests {
     #[test]
     fn an_unused_statement_is_swept() {
         let dictionary = Dictionary::default();
-        drop(dictionary.intern(b"select 1\0\0\0", 0));
+        drop(dictionary.intern(Kind::Parse, b"select 1\0\0\0", 0));
         dictionary.sweep();
         assert!(dictionary.entries.is_empty());
     }
@@ -251,25 +336,46 @@ mod tests {
     fn the_least_recently_used_goes_first() {
         let dictionary = Dictionary::default();
         let (mut prepared, answers) = (Prepared::default(), Answers::default());
-        let a = dictionary.intern(b"a\0\0\0", 0);
-        let b = dictionary.intern(b"b\0\0\0", 0);
+        let a = dictionary.intern(Kind::Parse, b"a\0\0\0", 0);
+        let b = dictionary.intern(Kind::Parse, b"b\0\0\0", 0);
         for statement in [&a, &b] {
             prepared.sent(statement);
             prepared.on_parsed(statement);
         }
-        assert!(prepared.evict(3).is_none());
+        let now = prepared.clock();
+        assert!(prepared.evict(3, now).is_none());
         assert_eq!(prepared.touch(&a, &answers), Presence::Present);
-        let evicted = prepared.evict(2).expect("full");
+        assert!(prepared.evict(2, 0).is_none(), "all are in use");
+        let evicted = prepared.evict(2, now).expect("full");
         assert!(Arc::ptr_eq(&evicted, &b));
         prepared.on_closed(&b);
         assert_eq!(prepared.touch(&b, &answers), Presence::Absent);
     }
 
     #[test]
+    fn what_one_server_calls_out_of_date_is_so_on_all() {
+        let dictionary = Dictionary::default();
+        let (mut one, mut other) = (Prepared::default(), Prepared::default());
+        let answers = Answers::default();
+        let statement = dictionary.intern(Kind::Parse, b"a\0\0\0", 0);
+        for server in [&mut one, &mut other] {
+            server.sent(&statement);
+            server.on_parsed(&statement);
+        }
+        one.outdated(&statement);
+        for server in [&mut one, &mut other] {
+            assert_eq!(server.touch(&statement, &answers), Presence::Doubtful);
+            server.on_closed(&statement);
+            server.on_parsed(&statement);
+            assert_eq!(server.touch(&statement, &answers), Presence::Present);
+        }
+    }
+
+    #[test]
     fn a_parse_of_an_earlier_batch_is_doubtful_until_it_is_answered() {
         let dictionary = Dictionary::default();
         let (mut prepared, mut answers) = (Prepared::default(), Answers::default());
-        let statement = dictionary.intern(b"a\0\0\0", 0);
+        let statement = dictionary.intern(Kind::Parse, b"a\0\0\0", 0);
         let tracked = Tracked {
             statement: statement.clone(),
             client_name: None,

@@ -130,11 +130,35 @@ pub fn put_statement_target(buf: &mut BytesMut, tag: u8, name: &[u8]) {
     put_cstr(buf, name);
 }
 
-/// Writes Query.
-pub fn put_query(buf: &mut BytesMut, query: &str) {
-    put_head(buf, QUERY, query.len() + 1);
-    put_cstr(buf, query.as_bytes());
+/// Writes Close of a portal.
+pub fn put_close_portal(buf: &mut BytesMut, name: &[u8]) {
+    put_head(buf, CLOSE, 1 + name.len() + 1);
+    buf.put_u8(b'P');
+    put_cstr(buf, name);
 }
+
+/// Writes Bind of a portal with its statement's name, without parameters.
+pub fn put_bind(buf: &mut BytesMut, name: &[u8]) {
+    const NO_FORMATS_NO_VALUES: &[u8] = &[0; 6];
+    put_bind_front(buf, name, name, NO_FORMATS_NO_VALUES.len());
+    buf.put_slice(NO_FORMATS_NO_VALUES);
+}
+
+/// Writes Execute of all of a portal.
+pub fn put_execute(buf: &mut BytesMut, portal: &[u8]) {
+    put_head(buf, EXECUTE, portal.len() + 1 + 4);
+    put_cstr(buf, portal);
+    buf.put_u32(0);
+}
+
+/// Writes Query.
+pub fn put_query(buf: &mut BytesMut, query: &[u8]) {
+    put_head(buf, QUERY, query.len() + 1);
+    put_cstr(buf, query);
+}
+
+/// A whole Sync message.
+pub const SYNC_MESSAGE: &[u8] = b"S\0\0\0\x04";
 
 /// Writes CancelRequest.
 pub fn put_cancel(buf: &mut BytesMut, pid: i32, secret: &[u8]) {

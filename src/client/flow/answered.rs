@@ -2,6 +2,7 @@
 //! requests and statements.
 
 use super::{Flow, Outcome, Surroundings};
+use crate::server::script::Effect;
 use crate::server::statements::Undone;
 use crate::server::{Answers, Exchange};
 use crate::wire::frame::HEADER_LEN;
@@ -83,11 +84,18 @@ impl Flow {
             }
             let end = chunk.len().min(at + header.total());
             let body = &chunk[at + HEADER_LEN..end];
+            let instead = match header.tag {
+                backend::ERROR_RESPONSE if whole => server.answers.reword(body),
+                _ => None,
+            };
             let forward = self.answer(header, body, server, around, &mut arrived)?;
             if arrived.block_refused {
                 return Ok(arrived);
             }
-            if forward {
+            if let (true, Some(instead)) = (forward, instead) {
+                out.insert().extend_from_slice(&instead);
+                at += header.total();
+            } else if forward {
                 server.incoming = header.total();
             } else if whole {
                 at += header.total();
@@ -139,6 +147,7 @@ impl Flow {
         if step.ready {
             self.outcome = Outcome::default();
         }
+        self.refused |= step.refused;
         arrived.ready |= step.ready;
         arrived.block_refused =
             step.ready && status != Some(TransactionStatus::Idle) && around.refuses_blocks();
@@ -157,11 +166,28 @@ impl Flow {
 
     fn on_tag(&mut self, body: &[u8], server: &mut Exchange) {
         let tag = body.strip_suffix(b"\0").unwrap_or(body);
-        if tag == b"DEALLOCATE ALL" || tag == b"DISCARD ALL" {
-            server.prepared.clear(&server.answers);
-            self.statements = None;
+        match tag {
+            b"DEALLOCATE ALL" | b"DISCARD ALL" => {
+                server.prepared.clear(&server.answers);
+                self.statements = None;
+            }
+            b"PREPARE" | b"DEALLOCATE" => self.take_effect(server),
+            _ => {}
         }
         self.outcome.rows += backend::tag_rows(tag);
+    }
+
+    /// A PREPARE or DEALLOCATE of the text being answered is done.
+    fn take_effect(&mut self, server: &mut Exchange) {
+        let effects = server.answers.script().map(|script| &mut script.effects);
+        match effects.and_then(|effects| effects.pop_front()) {
+            Some(Effect::Prepared(name, statement)) => {
+                server.prepared.made(&statement);
+                self.remember(&name, statement);
+            }
+            Some(Effect::Dropped(name)) => self.forget(&name),
+            Some(Effect::Nothing) | None => {}
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::step::{Fate, Step, observe, wait};
 use super::{ClientFault, Event, Flow, NO_SLOT, Surroundings};
 use crate::server::answers::{Answer, Owed, Tracked};
 use crate::server::seeded::{Bug, planted};
-use crate::server::statements::{Presence, Statement, Undone};
+use crate::server::statements::{Kind, Presence, Statement, Undone};
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend;
 
@@ -81,8 +81,15 @@ impl Flow {
         if self.lookup(parse.name).is_some() {
             return Err(ClientFault::NameInUse(parse.name.into()));
         }
-        let slot = observe(step, parse.query);
-        let statement = step.around.dictionary().intern(parse.definition, slot);
+        let seen = observe(step, parse.query);
+        let statement = match seen.mentions {
+            true if step.has_to_hold() => return Ok(Fate::Hold),
+            true => self.scripted(step, parse, seen.slot),
+            false => {
+                let dictionary = step.around.dictionary();
+                dictionary.intern(Kind::Parse, parse.definition, seen.slot)
+            }
+        };
         step.around.count(Event::ClientParse);
         self.remember(parse.name, statement.clone());
         let tracked = Some(Box::new(Tracked {
@@ -93,7 +100,11 @@ impl Flow {
         match step.presence(&statement) {
             Presence::Present => step.push(Owed::Parse(Answer::Fake, tracked)),
             presence => {
-                step.send_parse(&statement, presence, limit);
+                let mark = step.server.prepared.clock();
+                if let Some(script) = &statement.script {
+                    step.provide(&script.needs, limit, mark);
+                }
+                step.send_parse(&statement, presence, limit, mark);
                 step.push(Owed::Parse(Answer::Forward, tracked));
             }
         }
@@ -116,9 +127,16 @@ impl Flow {
             step.push(Owed::Parse(Answer::Forward, None));
             return Ok(Fate::Pass);
         };
-        let slot = observe(step, query);
+        if !step.is_legible() {
+            return Ok(Fate::Wait);
+        }
+        let seen = observe(step, query);
         if name.is_empty() {
-            self.unnamed_slot = slot;
+            self.unnamed_slot = seen.slot;
+            self.unnamed = None;
+            if seen.mentions && step.around.statement_limit() > 0 {
+                return self.unnamed_script(step, seen.slot);
+            }
         }
         step.push(Owed::Parse(Answer::Forward, None));
         Ok(Fate::Pass)
@@ -139,7 +157,7 @@ impl Flow {
             if limit > 0 {
                 return Err(BROKEN);
             }
-            step.push(Owed::Bind);
+            step.push(Owed::Bind(None));
             return Ok(Fate::Pass);
         };
         if names.statement.is_empty() || limit == 0 {
@@ -147,7 +165,16 @@ impl Flow {
                 true => self.unnamed_slot,
                 false => NO_SLOT,
             };
-            step.push(Owed::Bind);
+            self.bound = match names.statement.is_empty() {
+                true => self.unnamed.clone(),
+                false => None,
+            };
+            if let Some(script) = self.bound.as_ref().and_then(|s| s.script.as_ref()) {
+                let mark = step.server.prepared.clock();
+                step.provide(&script.needs, limit, mark);
+                step.make_way(script, limit);
+            }
+            step.push(Owed::Bind(None));
             return Ok(Fate::Pass);
         }
         let statement = self.lookup(names.statement);
@@ -155,10 +182,15 @@ impl Flow {
         step.around.count(Event::Bind);
         self.bound_slot = statement.slot;
         step.prepare(&statement, limit);
+        self.bound = None;
+        if let Some(script) = &statement.script {
+            step.make_way(script, limit);
+            self.bound = Some(statement.clone());
+        }
         let front = HEADER_LEN + body.len() - names.rest.len();
         let rest = step.header.total() - front;
         frontend::put_bind_front(step.out.insert(), names.portal, &statement.name, rest);
-        step.push(Owed::Bind);
+        step.push(Owed::Bind(Some(statement)));
         Ok(Fate::Rewritten { front })
     }
 
@@ -167,7 +199,7 @@ impl Flow {
         step: &mut Step<'_, '_, impl Surroundings>,
     ) -> Result<Fate, ClientFault> {
         if step.around.statement_limit() == 0 {
-            step.push(Owed::Describe);
+            step.push(Owed::Describe(None));
             return Ok(Fate::Pass);
         }
         let Some(body) = step.whole_body() else {
@@ -177,7 +209,7 @@ impl Flow {
         let (kind, name) = frontend::target(body).ok_or(broken)?;
         let limit = step.around.statement_limit();
         if kind == b'P' || name.is_empty() {
-            step.push(Owed::Describe);
+            step.push(Owed::Describe(None));
             return Ok(Fate::Pass);
         }
         let statement = self
@@ -186,7 +218,7 @@ impl Flow {
             .clone();
         step.prepare(&statement, limit);
         frontend::put_statement_target(step.out.insert(), frontend::DESCRIBE, &statement.name);
-        step.push(Owed::Describe);
+        step.push(Owed::Describe(Some(statement)));
         Ok(Fate::Rewritten {
             front: step.header.total(),
         })
@@ -234,6 +266,12 @@ impl Flow {
                     all.remove(&undone.name);
                 }
             }
+        }
+    }
+
+    pub(super) fn forget(&mut self, name: &[u8]) {
+        if let Some(all) = &mut self.statements {
+            all.remove(name);
         }
     }
 

@@ -11,8 +11,8 @@ pub const NO_SLOT: u32 = u32::MAX;
 
 /// What the flow of a client's messages needs from outside.
 pub trait Surroundings {
-    /// The statistics slot of a statement; the text may be cut.
-    fn observe(&mut self, text: &[u8]) -> u32;
+    /// What is known at sight of a statement; the text may be cut.
+    fn observe(&mut self, text: &[u8]) -> Seen;
     /// The prepared statements of all clients.
     fn dictionary(&self) -> &Dictionary;
     /// Now.
@@ -30,6 +30,15 @@ pub trait Surroundings {
     fn parameter(&mut self, name: &str, value: &str);
     /// Counts for SHOW STATS.
     fn count(&mut self, event: Event);
+}
+
+/// What is known at sight of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Its slot in the statistics, or [`NO_SLOT`].
+    pub slot: u32,
+    /// It names prepared statements.
+    pub mentions: bool,
 }
 
 /// How a request ended.

@@ -8,6 +8,8 @@ use super::*;
 use crate::server::statements::Dictionary;
 use crate::stats::Micros;
 
+mod scripts;
+
 /// A client and the surroundings of its flow, without sockets.
 struct Bench {
     flow: Flow,
@@ -35,8 +37,11 @@ struct Plain {
 }
 
 impl Surroundings for Plain {
-    fn observe(&mut self, _: &[u8]) -> u32 {
-        0
+    fn observe(&mut self, text: &[u8]) -> Seen {
+        Seen {
+            slot: 0,
+            mentions: crate::gateway::mentions_statements(text),
+        }
     }
     fn dictionary(&self) -> &Dictionary {
         &self.dictionary

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::super::{ClientFault, Event, Flow, Outcome, Rules, Stop, Surroundings};
+use super::super::{ClientFault, Event, Flow, Outcome, Rules, Seen, Stop, Surroundings};
 use super::postgres::Postgres;
 use super::random::Random;
+use crate::gateway::mentions_statements;
 use crate::server::Exchange;
 use crate::server::answers::Meter;
 use crate::server::statements::Dictionary;
@@ -26,8 +27,11 @@ pub(super) struct Calm {
 }
 
 impl Surroundings for Calm {
-    fn observe(&mut self, _: &[u8]) -> u32 {
-        0
+    fn observe(&mut self, text: &[u8]) -> Seen {
+        Seen {
+            slot: 0,
+            mentions: mentions_statements(text),
+        }
     }
     fn dictionary(&self) -> &Dictionary {
         &self.dictionary
@@ -74,6 +78,8 @@ pub(super) struct Client {
     /// Why its server was called broken.
     pub(super) broken: Option<String>,
     pub(super) server: Option<Server>,
+    /// Its next message waits until the server has answered.
+    holds: bool,
 }
 
 impl Client {
@@ -91,6 +97,7 @@ impl Client {
             fault: None,
             broken: None,
             server: None,
+            holds: false,
         }
     }
 
@@ -101,7 +108,7 @@ impl Client {
     }
 
     fn may_speak(&self) -> bool {
-        self.said < self.says.len()
+        self.said < self.says.len() && !self.holds
     }
 }
 
@@ -277,7 +284,10 @@ impl Pool {
         server.inbound.extend_from_slice(out.output());
         match walked {
             Err(fault) => client.fault = Some(fault),
-            Ok((taken, _)) => client.taken += taken,
+            Ok((taken, stop)) => {
+                client.taken += taken;
+                client.holds = stop == Stop::NeedAnswers;
+            }
         }
     }
 
@@ -300,6 +310,10 @@ impl Pool {
             Ok(arrived) => {
                 server.outbound.drain(..arrived.taken);
                 server.arrived -= arrived.taken;
+                let answers = &server.exchange.answers;
+                if client.holds && (answers.is_empty() || answers.is_copying_in()) {
+                    self.hear_client(client, 0);
+                }
             }
             Err(fault) => {
                 let rest = server.outbound.escape_ascii();
@@ -313,6 +327,7 @@ impl Pool {
     fn settle(&mut self, client: &mut Client) -> Result<(), Wrong> {
         let settled = |server: &mut Server| server.exchange.is_settled() && server.arrived == 0;
         if client.fault.is_none()
+            && !client.holds
             && let Some(mut server) = client.server.take_if(settled)
         {
             server.check_clean()?;

@@ -8,7 +8,7 @@ use super::pooler::{Calm, Client, Pool, Server};
 use super::postgres::{DROP_SHELF, Postgres};
 use super::random::Random;
 use super::script::{Author, Letter, Luck, NAMES, bind, definition, message, query};
-use crate::server::statements::{Prepared, Statement};
+use crate::server::statements::{Kind, Prepared, Statement};
 
 /// Whether the server has a client's statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,9 @@ impl World {
             _ => NAMES.len(),
         };
         let intern = |index| {
-            let statement = around.dictionary.intern(&definition(copies, index), 0);
+            let statement = around
+                .dictionary
+                .intern(Kind::Parse, &definition(copies, index), 0);
             statement.prove();
             statement
         };

@@ -1,0 +1,277 @@
+//! SQL's PREPARE, EXECUTE and DEALLOCATE in a client's texts.
+//!
+//! PostgreSQL has one namespace for statements of SQL and of the protocol, so
+//! a client's names are kept in one place for both. In its texts they are
+//! replaced by the servers' names; what a text has done to them is known from
+//! the tags of the server's answers alone.
+//!
+//! A statement belongs to all clients that have prepared it, so DEALLOCATE is
+//! not let at it: the server is given an empty statement to deallocate
+//! instead. Another such statement is in the way of a PREPARE whose name the
+//! client has already. So every error is PostgreSQL's own.
+
+use std::sync::Arc;
+
+use super::statements::Names;
+use super::step::{Fate, Step, stand_in};
+use super::{ClientFault, Flow, Surroundings};
+use crate::gateway::{Act, Mentions, folded};
+use crate::server::answers::{Answer, Meter, Owed};
+use crate::server::script::{Effect, Rename, Script};
+use crate::server::statements::{Dictionary, Kind, PREFIX, Statement};
+use crate::wire::frame::cstr;
+use crate::wire::frontend::{self, Parse};
+
+/// The longest text that is assembled to be changed, in bytes.
+const MAX_SCRIPT: usize = 64 << 20;
+
+/// A name that no statement has.
+const NOBODY: &[u8] = b"PGWEIR_NONE";
+
+/// The front of names that only the pooler gives.
+const OWN_PREFIX: &[u8] = b"PGWEIR";
+
+impl Flow {
+    /// A Query whose text names prepared statements.
+    pub(super) fn script(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+        meter: Meter,
+    ) -> Result<Fate, ClientFault> {
+        if step.header.total() > MAX_SCRIPT || step.answers().is_copying_in() {
+            step.push(Owed::Query(meter, None));
+            return Ok(Fate::Pass);
+        }
+        let Some(body) = step.whole_body() else {
+            return Ok(Fate::Wait);
+        };
+        if step.has_to_hold() {
+            return Ok(Fate::Hold);
+        }
+        let names = self.statements.as_deref();
+        let planned = match cstr(body) {
+            Some((text, [])) => plan(text, names, step.around.dictionary(), meter.slot),
+            // What is wrong with it is the server's to say.
+            _ => None,
+        };
+        let Some((text, script)) = planned else {
+            step.push(Owed::Query(meter, None));
+            return Ok(Fate::Pass);
+        };
+        let limit = step.around.statement_limit();
+        if step.ask_for(&script.needs, limit) {
+            return Ok(Fate::Hold);
+        }
+        step.make_way(&script, limit);
+        frontend::put_query(step.out.insert(), &text);
+        step.push(Owed::Query(meter, Some(Box::new(script))));
+        Ok(Fate::Rewritten {
+            front: step.header.total(),
+        })
+    }
+
+    /// An unnamed Parse whose text names prepared statements.
+    pub(super) fn unnamed_script(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+        slot: u32,
+    ) -> Result<Fate, ClientFault> {
+        if step.header.total() > MAX_SCRIPT || step.answers().is_copying_in() {
+            step.push(Owed::Parse(Answer::Forward, None));
+            return Ok(Fate::Pass);
+        }
+        let Some(body) = step.whole_body() else {
+            return Ok(Fate::Wait);
+        };
+        if step.has_to_hold() {
+            return Ok(Fate::Hold);
+        }
+        let Some(parse) = frontend::parse(body) else {
+            step.push(Owed::Parse(Answer::Forward, None));
+            return Ok(Fate::Pass);
+        };
+        let statement = self.scripted(step, parse, slot);
+        if let Some(script) = &statement.script {
+            let (limit, mark) = (step.around.statement_limit(), step.server.prepared.clock());
+            step.provide(&script.needs, limit, mark);
+        }
+        frontend::put_parse(step.out.insert(), b"", &statement.definition);
+        self.unnamed = Some(statement);
+        step.push(Owed::Parse(Answer::Forward, None));
+        Ok(Fate::Rewritten {
+            front: step.header.total(),
+        })
+    }
+
+    /// The statement of a Parse whose text names prepared statements. What
+    /// these names mean is this client's business, so nobody shares it.
+    pub(super) fn scripted(
+        &self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+        parse: Parse<'_>,
+        slot: u32,
+    ) -> Arc<Statement> {
+        let dictionary = step.around.dictionary();
+        match plan(parse.query, self.statements.as_deref(), dictionary, slot) {
+            Some((text, script)) => {
+                let types = &parse.definition[parse.query.len()..];
+                let definition = [&text, types].concat();
+                dictionary.own(Kind::Parse, &definition, slot, Some(Box::new(script)))
+            }
+            None => dictionary.own(Kind::Parse, parse.definition, slot, None),
+        }
+    }
+}
+
+/// The text with the servers' names, and what it does; none if it names no
+/// statement of the client's and makes none.
+fn plan(
+    text: &[u8],
+    names: Option<&Names>,
+    dictionary: &Dictionary,
+    slot: u32,
+) -> Option<(Vec<u8>, Script)> {
+    let mut plan = Plan {
+        text,
+        names,
+        changed: Vec::new(),
+        out: Vec::with_capacity(text.len() + 32),
+        copied: 0,
+        characters: 0,
+        script: Script::default(),
+    };
+    for mention in Mentions::new(text) {
+        let rest = &text[mention.rest.clone()];
+        let name = folded(&text[mention.name.clone()]);
+        let known = name.as_deref().and_then(|name| plan.lookup(name));
+        let server = match (mention.act, name.as_deref(), known) {
+            (Act::DeallocateAll, ..) => {
+                plan.names = None;
+                plan.changed.clear();
+                continue;
+            }
+            (Act::Prepare, Some(name), None) => {
+                Some(plan.prepare(name, rest, dictionary, slot).name.to_vec())
+            }
+            (Act::Prepare, Some(_), Some(_)) => {
+                plan.script.effects.push_back(Effect::Nothing);
+                Some(plan.stand_in())
+            }
+            (Act::Execute, _, Some(statement)) => Some(plan.execute(statement)),
+            (Act::Deallocate, Some(name), Some(_)) => {
+                plan.script.effects.push_back(Effect::Dropped(name.into()));
+                plan.changed.push((name.into(), None));
+                Some(plan.stand_in())
+            }
+            (act, name, _) => {
+                if act != Act::Execute {
+                    plan.script.effects.push_back(Effect::Nothing);
+                }
+                name.is_some_and(is_reserved).then(|| NOBODY.to_vec())
+            }
+        };
+        if let (Some(server), Some(name)) = (server, name) {
+            plan.rename(mention.name, &name, &server);
+        }
+    }
+    if plan.script.renames.is_empty() {
+        return None;
+    }
+    plan.out.extend_from_slice(&text[plan.copied..]);
+    Some((plan.out, plan.script))
+}
+
+/// A text that is being changed.
+struct Plan<'a> {
+    text: &'a [u8],
+    names: Option<&'a Names>,
+    /// What the statements so far do to names, the last word last.
+    changed: Vec<(Box<[u8]>, Option<Arc<Statement>>)>,
+    out: Vec<u8>,
+    /// Bytes of `text` that are in `out`.
+    copied: usize,
+    /// So many characters are these.
+    characters: usize,
+    script: Script,
+}
+
+impl Plan<'_> {
+    fn lookup(&self, name: &[u8]) -> Option<Arc<Statement>> {
+        let changed = self.changed.iter().rev().find(|(own, _)| **own == *name);
+        match changed {
+            Some((_, now)) => now.clone(),
+            None => self.names?.get(name).cloned(),
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        name: &[u8],
+        definition: &[u8],
+        dictionary: &Dictionary,
+        slot: u32,
+    ) -> Arc<Statement> {
+        let mut statement = dictionary.intern(Kind::Sql, definition, slot);
+        let used = [&self.script.prepares, &self.script.needs];
+        // No text prepares a statement twice, or after it has executed it.
+        if used.iter().any(|all| contains(all, &statement)) {
+            statement = dictionary.own(Kind::Sql, definition, slot, None);
+        }
+        let script = &mut self.script;
+        script.prepares.push(statement.clone());
+        let effect = Effect::Prepared(name.into(), statement.clone());
+        script.effects.push_back(effect);
+        self.changed.push((name.into(), Some(statement.clone())));
+        statement
+    }
+
+    fn execute(&mut self, statement: Arc<Statement>) -> Vec<u8> {
+        let name = statement.name.to_vec();
+        let Script {
+            prepares, needs, ..
+        } = &mut self.script;
+        if !contains(prepares, &statement) && !contains(needs, &statement) {
+            needs.push(statement);
+        }
+        name
+    }
+
+    fn stand_in(&mut self) -> Vec<u8> {
+        self.script.stand_ins += 1;
+        stand_in(self.script.stand_ins - 1)
+    }
+
+    /// Puts the server's name in the place of the client's.
+    fn rename(&mut self, place: std::ops::Range<usize>, client: &[u8], server: &[u8]) {
+        let between = &self.text[self.copied..place.start];
+        self.out.extend_from_slice(between);
+        self.out.push(b'"');
+        self.out.extend_from_slice(server);
+        self.out.push(b'"');
+        let at = self.characters + characters(between);
+        let client_length = characters(&self.text[place.clone()]);
+        self.characters = at + client_length;
+        self.copied = place.end;
+        self.script.renames.push(Rename {
+            at,
+            client_length,
+            server_length: server.len() + 2,
+            client: client.into(),
+            server: server.into(),
+        });
+    }
+}
+
+fn contains(all: &[Arc<Statement>], statement: &Arc<Statement>) -> bool {
+    all.iter().any(|own| Arc::ptr_eq(own, statement))
+}
+
+/// Whether a name is one that servers' statements have.
+fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes()) || name.starts_with(OWN_PREFIX)
+}
+
+/// How many characters of UTF-8 these are; of another encoding, about so many.
+fn characters(text: &[u8]) -> usize {
+    text.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
+}
