@@ -114,6 +114,24 @@ pub fn sqlstate(mut body: &[u8]) -> Option<[u8; 5]> {
     None
 }
 
+/// Whether an ErrorResponse body says that a prepared statement can no longer
+/// be run because its result would have other columns.
+pub fn is_outdated_plan(mut body: &[u8]) -> bool {
+    if sqlstate(body) != Some(*b"0A000") {
+        return false;
+    }
+    while let Some((&kind, rest)) = body.split_first() {
+        let Some((value, rest)) = cstr(rest) else {
+            break;
+        };
+        if kind == b'R' {
+            return value == b"RevalidateCachedQuery";
+        }
+        body = rest;
+    }
+    false
+}
+
 /// Reads name and value of a ParameterStatus body.
 pub fn parameter(body: &[u8]) -> Option<(&str, &str)> {
     let (name, rest) = cstr(body)?;

@@ -122,6 +122,10 @@ impl Flow {
             backend::COMMAND_COMPLETE => self.on_tag(body, server),
             backend::ERROR_RESPONSE => {
                 self.outcome.error = Some(backend::sqlstate(body).unwrap_or(*b"XX000"));
+                if backend::is_outdated_plan(body) {
+                    let used = server.answers.used().iter();
+                    used.for_each(|statement| server.prepared.outdated(statement));
+                }
             }
             backend::PARAMETER_STATUS => {
                 let (name, value) = backend::parameter(body).ok_or(fault)?;
