@@ -445,6 +445,10 @@ fn pipelined_texts_are_answered_in_order() {
             sync(),
             query("execute s; execute p"),
             query("deallocate p"),
+            parse("p", "select 'parsed'"),
+            run_prepared("p", &[]),
+            sync(),
+            query("deallocate p"),
             query("execute p"),
             query("select 'end'"),
         ]
@@ -454,6 +458,8 @@ fn pipelined_texts_are_answered_in_order() {
     assert_eq!(client.reply().value(), "p");
     assert_eq!(client.reply().value(), "s");
     assert_eq!(client.reply().succeeded().tags(), ["SELECT 1", "SELECT 1"]);
+    assert_eq!(client.reply().succeeded().tags(), ["DEALLOCATE"]);
+    assert_eq!(client.reply().value(), "parsed");
     assert_eq!(client.reply().succeeded().tags(), ["DEALLOCATE"]);
     assert_eq!(client.reply().code(), "26000");
     assert_eq!(client.reply().value(), "end");

@@ -9,19 +9,18 @@
 //!
 //! [`Server::is_reusable`]: crate::server::Server::is_reusable
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::Exchange;
 use crate::server::answers::{Meter, Owed};
 use crate::server::seeded::{Bug, planted};
-use crate::server::statements::Statement;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::{Header, Splice, backend, frontend};
 
 pub use answered::{Arrived, ServerFault};
 pub use surroundings::{Event, NO_SLOT, Outcome, Seen, Surroundings};
 
+use script::Scripts;
 use statements::Names;
 use step::{Fate, Step, observe};
 
@@ -60,6 +59,8 @@ pub enum ClientFault {
     NoSuchStatement,
     /// A statement too long to be tracked.
     TooLong,
+    /// A text that names too many statements.
+    TooManyNames,
     /// A simple query where only the extended protocol is allowed.
     SimpleQuery,
 }
@@ -74,6 +75,7 @@ impl ClientFault {
             ClientFault::NameInUse(_) => "prepared statement name is already in use",
             ClientFault::NoSuchStatement => "prepared statement did not exist",
             ClientFault::TooLong => "prepared statement is too long",
+            ClientFault::TooManyNames => "too many prepared statements in one query",
             ClientFault::SimpleQuery => "PQexec disallowed",
         }
     }
@@ -97,13 +99,13 @@ pub struct Flow {
     /// The next message has had its answer: what the pooler asked ahead of it
     /// was refused.
     refused: bool,
+    /// A text may be on its way that changes what names mean.
+    renaming: bool,
     statements: Option<Box<Names>>,
     unnamed_slot: u32,
     bound_slot: u32,
-    /// The unnamed statement, and the statement last bound, where their texts
-    /// name prepared statements.
-    unnamed: Option<Arc<Statement>>,
-    bound: Option<Arc<Statement>>,
+    /// Most clients have none.
+    scripts: Option<Box<Scripts>>,
     outcome: Outcome,
 }
 
@@ -114,11 +116,11 @@ impl Flow {
             rules,
             discarding: 0,
             refused: false,
+            renaming: false,
             statements: None,
             unnamed_slot: NO_SLOT,
             bound_slot: NO_SLOT,
-            unnamed: None,
-            bound: None,
+            scripts: None,
             outcome: Outcome::default(),
         }
     }
@@ -258,7 +260,10 @@ impl Flow {
             frontend::FUNCTION_CALL => step.push(Owed::FunctionCall),
             frontend::EXECUTE => {
                 let slot = self.bound_slot;
-                let script = self.bound.as_ref().and_then(|bound| bound.script.clone());
+                let scripts = self.scripts.as_ref();
+                let bound = scripts.and_then(|scripts| scripts.bound.as_ref());
+                let script = bound.and_then(|bound| bound.script.clone());
+                self.renaming |= script.is_some();
                 step.push(Owed::Execute(Meter { slot, start: now }, script));
             }
             frontend::PARSE => return self.parse(step),

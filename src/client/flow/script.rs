@@ -25,11 +25,22 @@ use crate::wire::frontend::{self, Parse};
 /// The longest text that is assembled to be changed, in bytes.
 const MAX_SCRIPT: usize = 64 << 20;
 
+/// Statements that one text may name.
+const MAX_NAMES: usize = 1000;
+
 /// A name that no statement has.
 const NOBODY: &[u8] = b"PGWEIR_NONE";
 
 /// The front of names that only the pooler gives.
 const OWN_PREFIX: &[u8] = b"PGWEIR";
+
+/// The unnamed statement, and the statement last bound, where their texts name
+/// prepared statements.
+#[derive(Debug, Default)]
+pub(super) struct Scripts {
+    pub(super) unnamed: Option<Arc<Statement>>,
+    pub(super) bound: Option<Arc<Statement>>,
+}
 
 impl Flow {
     /// A Query whose text names prepared statements.
@@ -50,7 +61,7 @@ impl Flow {
         }
         let names = self.statements.as_deref();
         let planned = match cstr(body) {
-            Some((text, [])) => plan(text, names, step.around.dictionary(), meter.slot),
+            Some((text, [])) => plan(text, names, step.around.dictionary(), meter.slot)?,
             // What is wrong with it is the server's to say.
             _ => None,
         };
@@ -59,15 +70,23 @@ impl Flow {
             return Ok(Fate::Pass);
         };
         let limit = step.around.statement_limit();
-        if step.ask_for(&script.needs, limit) {
+        let mark = step.server.prepared.clock();
+        if step.ask_for(&script.needs, limit, mark) {
             return Ok(Fate::Hold);
         }
-        step.make_way(&script, limit);
+        step.make_way(&script, limit, mark);
         frontend::put_query(step.out.insert(), &text);
         step.push(Owed::Query(meter, Some(Box::new(script))));
+        self.renaming = true;
         Ok(Fate::Rewritten {
             front: step.header.total(),
         })
+    }
+
+    /// Whether it depends on answers what a name means, and they will come.
+    pub(super) fn awaits_names(&mut self, step: &Step<'_, '_, impl Surroundings>) -> bool {
+        self.renaming &= !step.server.answers.is_empty();
+        self.renaming && step.has_to_hold()
     }
 
     /// An unnamed Parse whose text names prepared statements.
@@ -90,13 +109,13 @@ impl Flow {
             step.push(Owed::Parse(Answer::Forward, None));
             return Ok(Fate::Pass);
         };
-        let statement = self.scripted(step, parse, slot);
+        let statement = self.scripted(step, parse, slot)?;
         if let Some(script) = &statement.script {
             let (limit, mark) = (step.around.statement_limit(), step.server.prepared.clock());
             step.provide(&script.needs, limit, mark);
         }
         frontend::put_parse(step.out.insert(), b"", &statement.definition);
-        self.unnamed = Some(statement);
+        self.scripts.get_or_insert_default().unnamed = Some(statement);
         step.push(Owed::Parse(Answer::Forward, None));
         Ok(Fate::Rewritten {
             front: step.header.total(),
@@ -110,16 +129,17 @@ impl Flow {
         step: &mut Step<'_, '_, impl Surroundings>,
         parse: Parse<'_>,
         slot: u32,
-    ) -> Arc<Statement> {
+    ) -> Result<Arc<Statement>, ClientFault> {
         let dictionary = step.around.dictionary();
-        match plan(parse.query, self.statements.as_deref(), dictionary, slot) {
+        let names = self.statements.as_deref();
+        Ok(match plan(parse.query, names, dictionary, slot)? {
             Some((text, script)) => {
                 let types = &parse.definition[parse.query.len()..];
                 let definition = [&text, types].concat();
                 dictionary.own(Kind::Parse, &definition, slot, Some(Box::new(script)))
             }
             None => dictionary.own(Kind::Parse, parse.definition, slot, None),
-        }
+        })
     }
 }
 
@@ -130,7 +150,7 @@ fn plan(
     names: Option<&Names>,
     dictionary: &Dictionary,
     slot: u32,
-) -> Option<(Vec<u8>, Script)> {
+) -> Result<Option<(Vec<u8>, Script)>, ClientFault> {
     let mut plan = Plan {
         text,
         names,
@@ -140,7 +160,10 @@ fn plan(
         characters: 0,
         script: Script::default(),
     };
-    for mention in Mentions::new(text) {
+    for (count, mention) in Mentions::new(text).enumerate() {
+        if count == MAX_NAMES {
+            return Err(ClientFault::TooManyNames);
+        }
         let rest = &text[mention.rest.clone()];
         let name = folded(&text[mention.name.clone()]);
         let known = name.as_deref().and_then(|name| plan.lookup(name));
@@ -175,10 +198,10 @@ fn plan(
         }
     }
     if plan.script.renames.is_empty() {
-        return None;
+        return Ok(None);
     }
     plan.out.extend_from_slice(&text[plan.copied..]);
-    Some((plan.out, plan.script))
+    Ok(Some((plan.out, plan.script)))
 }
 
 /// A text that is being changed.

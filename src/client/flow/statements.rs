@@ -78,13 +78,16 @@ impl Flow {
             return Ok(Fate::Wait);
         };
         let parse = frontend::parse(body).ok_or(ClientFault::Broken("broken Parse packet"))?;
+        if self.awaits_names(step) {
+            return Ok(Fate::Hold);
+        }
         if self.lookup(parse.name).is_some() {
             return Err(ClientFault::NameInUse(parse.name.into()));
         }
         let seen = observe(step, parse.query);
         let statement = match seen.mentions {
             true if step.has_to_hold() => return Ok(Fate::Hold),
-            true => self.scripted(step, parse, seen.slot),
+            true => self.scripted(step, parse, seen.slot)?,
             false => {
                 let dictionary = step.around.dictionary();
                 dictionary.intern(Kind::Parse, parse.definition, seen.slot)
@@ -133,7 +136,9 @@ impl Flow {
         let seen = observe(step, query);
         if name.is_empty() {
             self.unnamed_slot = seen.slot;
-            self.unnamed = None;
+            if let Some(scripts) = &mut self.scripts {
+                scripts.unnamed = None;
+            }
             if seen.mentions && step.around.statement_limit() > 0 {
                 return self.unnamed_script(step, seen.slot);
             }
@@ -165,17 +170,23 @@ impl Flow {
                 true => self.unnamed_slot,
                 false => NO_SLOT,
             };
-            self.bound = match names.statement.is_empty() {
-                true => self.unnamed.clone(),
-                false => None,
-            };
-            if let Some(script) = self.bound.as_ref().and_then(|s| s.script.as_ref()) {
+            if let Some(scripts) = &mut self.scripts {
+                scripts.bound = match names.statement.is_empty() {
+                    true => scripts.unnamed.clone(),
+                    false => None,
+                };
+            }
+            let bound = self.scripts.as_ref().and_then(|all| all.bound.as_ref());
+            if let Some(script) = bound.and_then(|bound| bound.script.as_ref()) {
                 let mark = step.server.prepared.clock();
                 step.provide(&script.needs, limit, mark);
-                step.make_way(script, limit);
+                step.make_way(script, limit, mark);
             }
             step.push(Owed::Bind(None));
             return Ok(Fate::Pass);
+        }
+        if self.awaits_names(step) {
+            return Ok(Fate::Hold);
         }
         let statement = self.lookup(names.statement);
         let statement = statement.ok_or(ClientFault::NoSuchStatement)?.clone();
@@ -212,6 +223,9 @@ impl Flow {
             step.push(Owed::Describe(None));
             return Ok(Fate::Pass);
         }
+        if self.awaits_names(step) {
+            return Ok(Fate::Hold);
+        }
         let statement = self
             .lookup(name)
             .ok_or(ClientFault::NoSuchStatement)?
@@ -240,6 +254,9 @@ impl Flow {
         if kind == b'P' || name.is_empty() {
             step.push(Owed::Close(Answer::Forward, None));
             return Ok(Fate::Pass);
+        }
+        if self.awaits_names(step) {
+            return Ok(Fate::Hold);
         }
         let before = self.statements.as_mut().and_then(|all| all.remove(name));
         // A Close on its way may yet be discarded, this one not.

@@ -103,10 +103,14 @@ impl<'s, A: Surroundings> Step<'s, '_, A> {
 
     /// Asks for all of these ahead of the client's message; false if there is
     /// nothing to ask for.
-    pub(super) fn ask_for(&mut self, statements: &[Arc<Statement>], limit: usize) -> bool {
+    pub(super) fn ask_for(
+        &mut self,
+        statements: &[Arc<Statement>],
+        limit: usize,
+        mark: u64,
+    ) -> bool {
         let answers = &self.server.answers;
         let possible = !answers.is_unsynced() && answers.status() != TransactionStatus::Failed;
-        let mark = self.server.prepared.clock();
         // All are looked at, so that all are in use.
         let lacking = statements
             .iter()
@@ -121,9 +125,9 @@ impl<'s, A: Surroundings> Step<'s, '_, A> {
         true
     }
 
-    /// Makes room on the server for what a text is about to do.
-    pub(super) fn make_way(&mut self, script: &Script, limit: usize) {
-        let mark = self.server.prepared.clock();
+    /// Makes room on the server for what a text is about to do; what it has
+    /// used since `mark`, for the same text, stays there.
+    pub(super) fn make_way(&mut self, script: &Script, limit: usize, mark: u64) {
         for (index, statement) in script.prepares.iter().enumerate() {
             if self.presence(statement) == Presence::Absent {
                 self.make_room(limit.saturating_sub(index), mark);

@@ -223,6 +223,24 @@ fn a_prepare_of_a_name_in_use_meets_a_statement_in_its_way() {
 }
 
 #[test]
+fn what_a_text_prepares_does_not_evict_what_it_executes() {
+    let (mut bench, mut server) = (Bench::tracking(1), Exchange::default());
+    bench.prepared(&mut server, "p", "select 1");
+    let sent = bench.send_whole(&mut server, &query("prepare q as select 2; execute p"));
+    let text = "prepare \"PGBOUNCER_2\" as select 2; execute \"PGBOUNCER_1\"";
+    assert_eq!(sent, [close("PGBOUNCER_2"), query(text)].concat());
+}
+
+#[test]
+fn a_text_that_names_too_many_statements_is_refused() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let text = query(&"execute p;".repeat(1001));
+    assert_eq!(bench.refuse(&mut server, &text), ClientFault::TooManyNames);
+    let text = query(&"execute p;".repeat(1000));
+    assert_eq!(bench.send_whole(&mut server, &text), text);
+}
+
+#[test]
 fn an_unnamed_text_is_given_what_it_executes_within_its_batch() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     bench.prepared(&mut server, "p", "select 1");
