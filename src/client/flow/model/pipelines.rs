@@ -29,6 +29,16 @@ pub(super) enum Unit {
     /// Closes it if the client has it.
     Close(usize),
     Describe(usize),
+    /// PREPARE if the client has not, then EXECUTE, by Query.
+    SqlExecute(usize),
+    /// PREPARE, whether the name is free or not.
+    SqlPrepare(usize),
+    /// DEALLOCATE, whether there is one or not: of SQL, or of the protocol.
+    SqlDeallocate(usize, bool),
+    /// All of it in one text, and whether it ends well.
+    SqlScript(usize, bool),
+    /// EXECUTE in a transaction that has failed, or not.
+    SqlBlock(usize, bool),
     /// A Parse that fails, and more behind it that is discarded.
     Broken,
     CommitFails,
@@ -48,6 +58,11 @@ fn unit() -> impl Strategy<Value = Unit> {
         6 => (0..TEXTS, fails).prop_map(|(text, fails)| Unit::Named(text, fails)),
         2 => (0..TEXTS).prop_map(Unit::Close),
         2 => (0..TEXTS).prop_map(Unit::Describe),
+        5 => (0..TEXTS).prop_map(Unit::SqlExecute),
+        1 => (0..TEXTS).prop_map(Unit::SqlPrepare),
+        2 => (0..TEXTS, any::<bool>()).prop_map(|(text, sql)| Unit::SqlDeallocate(text, sql)),
+        1 => (0..TEXTS, any::<bool>()).prop_map(|(text, good)| Unit::SqlScript(text, good)),
+        1 => (0..TEXTS, any::<bool>()).prop_map(|(text, good)| Unit::SqlBlock(text, good)),
         1 => Just(Unit::Broken),
         1 => Just(Unit::CommitFails),
         1 => any::<bool>().prop_map(Unit::Copy),
@@ -91,6 +106,8 @@ struct Author {
     /// Which statements it has; each is prepared in a batch that succeeds, so
     /// that this is known whatever happens.
     has: [bool; TEXTS],
+    /// The same of those of SQL.
+    has_sql: [bool; TEXTS],
 }
 
 impl Author {
@@ -114,6 +131,43 @@ impl Author {
             Unit::Block => {
                 let inside = query(&format!("select '{token}'"));
                 return [query("begin"), inside, query("commit")].concat();
+            }
+            Unit::SqlExecute(text) => {
+                let executed = query(&format!("execute q{text}"));
+                return [self.prepare_sql(*text), executed].concat();
+            }
+            Unit::SqlPrepare(text) => {
+                self.has_sql[*text] = true;
+                return sql_prepare(*text);
+            }
+            Unit::SqlDeallocate(text, true) => {
+                self.has_sql[*text] = false;
+                return query(&format!("deallocate q{text}"));
+            }
+            Unit::SqlDeallocate(text, false) => {
+                self.has[*text] = false;
+                return query(&format!("deallocate s{text}"));
+            }
+            Unit::SqlScript(text, good) => {
+                let made = self.prepare_sql(*text);
+                let end = if *good {
+                    "deallocate own"
+                } else {
+                    "select 1/0"
+                };
+                let used =
+                    format!("prepare own as select '{token}'; execute own; execute q{text}; {end}");
+                let dropped = match good {
+                    true => Vec::new(),
+                    false => query("deallocate own"),
+                };
+                return [made, query(&used), dropped].concat();
+            }
+            Unit::SqlBlock(text, good) => {
+                let made = self.prepare_sql(*text);
+                let first = if *good { "begin" } else { "begin; select 1/0" };
+                let inside = query(&format!("execute q{text}"));
+                return [made, query(first), inside, query("rollback")].concat();
             }
             Unit::Unnamed(fails) => {
                 let parsed = parse("", ROWS);
@@ -148,6 +202,13 @@ impl Author {
         says
     }
 
+    fn prepare_sql(&mut self, text: usize) -> Vec<u8> {
+        match std::mem::replace(&mut self.has_sql[text], true) {
+            true => Vec::new(),
+            false => sql_prepare(text),
+        }
+    }
+
     /// In a batch of its own: what follows may fail.
     fn prepare(&mut self, text: usize) -> Vec<u8> {
         if std::mem::replace(&mut self.has[text], true) {
@@ -156,6 +217,10 @@ impl Author {
         let sql = format!("/*{text}*/ {ROWS}");
         [parse(&format!("s{text}"), &sql), message(b'S', b"")].concat()
     }
+}
+
+fn sql_prepare(text: usize) -> Vec<u8> {
+    query(&format!("prepare q{text} as select 'shared {text}'"))
 }
 
 fn parse(name: &str, sql: &str) -> Vec<u8> {
@@ -182,6 +247,7 @@ pub(super) fn play(scene: &Scene) -> Result<(), Wrong> {
             whose,
             tokens: 0,
             has: [false; TEXTS],
+            has_sql: [false; TEXTS],
         };
         let says = units.iter().map(|(unit, flush)| author.write(unit, *flush));
         says.collect::<Vec<_>>().concat()

@@ -43,16 +43,23 @@ const VIOLATION: &[u8; 5] = b"08P01";
 /// A statement the model understands.
 #[derive(Debug, Clone, PartialEq)]
 enum Sql {
-    Rows { shelf: bool },
+    Rows {
+        shelf: bool,
+    },
     Literal(Vec<u8>),
     DivideByZero,
     Copy,
     Twice,
     DropShelf,
     DeallocateAll,
+    Prepare(Vec<u8>, Box<Sql>),
+    Execute(Vec<u8>),
+    Deallocate(Vec<u8>),
     Begin,
     Commit,
     Rollback,
+    /// The empty text.
+    Nothing,
 }
 
 impl Sql {
@@ -78,10 +85,30 @@ impl Sql {
             "begin" => Sql::Begin,
             "commit" => Sql::Commit,
             "rollback" => Sql::Rollback,
+            "" => Sql::Nothing,
             _ => {
+                if let Some((verb, rest)) = text.split_once(' ')
+                    && let Some(sql) = Sql::read_about_prepared(verb, rest)
+                {
+                    return Some(sql);
+                }
                 let literal = text.strip_prefix("select '")?.strip_suffix('\'')?;
                 Sql::Literal(literal.as_bytes().to_vec())
             }
+        })
+    }
+
+    /// PREPARE, EXECUTE and DEALLOCATE.
+    fn read_about_prepared(verb: &str, rest: &str) -> Option<Sql> {
+        let name = |text: &str| text.trim_matches('"').as_bytes().to_vec();
+        Some(match &*verb.to_ascii_lowercase() {
+            "prepare" => {
+                let (own, text) = rest.split_once(" as ")?;
+                Sql::Prepare(name(own), Box::new(Sql::read_one(text)?))
+            }
+            "execute" => Sql::Execute(name(rest)),
+            "deallocate" => Sql::Deallocate(name(rest)),
+            _ => return None,
         })
     }
 
@@ -275,7 +302,8 @@ impl Postgres {
         }
         let mut all = Sql::read(text).ok_or(SYNTAX_ERROR)?;
         let sql = all.pop_front().ok_or(SYNTAX_ERROR)?;
-        if self.block == Block::Failed && !matches!(sql, Sql::Commit | Sql::Rollback) {
+        let allowed = matches!(sql, Sql::Commit | Sql::Rollback | Sql::Nothing);
+        if self.block == Block::Failed && !allowed {
             return Err(FAILED_BLOCK);
         }
         if sql == (Sql::Rows { shelf: true }) && self.shelf_gone {
@@ -419,6 +447,20 @@ impl Postgres {
                 self.statements.retain(|(name, _)| name.is_empty());
                 "DEALLOCATE ALL"
             }
+            Sql::Prepare(name, _) if self.statement(name).is_some() => {
+                return Err(STATEMENT_EXISTS);
+            }
+            Sql::Prepare(name, sql) => {
+                self.statements.push((name.clone(), (**sql).clone()));
+                "PREPARE"
+            }
+            Sql::Deallocate(name) if self.statement(name).is_none() => {
+                return Err(NO_STATEMENT);
+            }
+            Sql::Deallocate(name) => {
+                self.drop_statement(name);
+                "DEALLOCATE"
+            }
             Sql::Begin => {
                 self.block = Block::Open;
                 "BEGIN"
@@ -429,7 +471,11 @@ impl Postgres {
                 self.commit_fails &= !failed;
                 if failed { "ROLLBACK" } else { "COMMIT" }
             }
-            Sql::Rows { .. } | Sql::Literal(_) | Sql::DivideByZero => return Err(VIOLATION),
+            Sql::Rows { .. }
+            | Sql::Literal(_)
+            | Sql::DivideByZero
+            | Sql::Execute(_)
+            | Sql::Nothing => return Err(VIOLATION),
         };
         self.put_tag(tag);
         Ok(())
@@ -474,6 +520,7 @@ impl Postgres {
                     self.put_tag("SELECT 1");
                     Ok(())
                 }
+                Sql::Execute(name) => self.execute_literal(&name.clone()),
                 Sql::DivideByZero => Err(DIVISION_BY_ZERO),
                 Sql::Copy => {
                     let rest = std::mem::take(&mut all);
@@ -493,6 +540,20 @@ impl Postgres {
             self.kept.truncate(self.tag_at);
         }
         self.end_of_transaction();
+    }
+
+    /// EXECUTE of a statement without parameters.
+    fn execute_literal(&mut self, name: &[u8]) -> Outcome {
+        match self.statement(name).cloned() {
+            Some(Sql::Literal(text)) => {
+                self.put_column(25);
+                self.put_row(&text);
+                self.put_tag("SELECT 1");
+                Ok(())
+            }
+            Some(_) => Err(VIOLATION),
+            None => Err(NO_STATEMENT),
+        }
     }
 
     /// While a COPY waits for data other messages are read by the COPY.
