@@ -15,6 +15,7 @@ mod model;
 mod modes;
 mod operations;
 mod outage;
+mod outdated;
 mod pool;
 mod prepare;
 mod prepared;

@@ -191,6 +191,22 @@ impl Flow {
         out: &mut Splice<'_>,
         back: &mut Vec<u8>,
     ) -> Result<(usize, Stop), ClientFault> {
+        let walked = self.walk(chunk, server, around, out, back);
+        if server.replay.is_on() {
+            server.replay.keep(out.output());
+        }
+        walked
+    }
+
+    fn walk(
+        &mut self,
+        chunk: &[u8],
+        server: &mut Exchange,
+        around: &mut impl Surroundings,
+        out: &mut Splice<'_>,
+        back: &mut Vec<u8>,
+    ) -> Result<(usize, Stop), ClientFault> {
+        let fresh = server.is_settled();
         let mut at = self.skip_discarded(chunk);
         if self.refused
             && let Some(header) = self.client_header(&chunk[at..])?
@@ -213,6 +229,7 @@ impl Flow {
             let mut step = Step {
                 message: &chunk[at..],
                 header,
+                fresh,
                 server,
                 around,
                 out,
@@ -238,6 +255,9 @@ impl Flow {
         let tag = step.header.tag;
         if step.server.answers.is_skipping() && tag != frontend::SYNC {
             return Ok(Fate::Discard);
+        }
+        if step.server.replay.is_on() {
+            step.server.replay.see(tag);
         }
         let now = step.around.now();
         match tag {

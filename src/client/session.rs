@@ -353,11 +353,19 @@ impl Session {
     fn after_server_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        lease: Lease,
+        mut lease: Lease,
         arrived: Result<Arrived, ServerFault>,
         sent: io::Result<()>,
     ) -> Outcome<()> {
         let state = &mut self.state;
+        if arrived.is_ok_and(|arrived| arrived.resend) {
+            let server = &mut *lease;
+            let again = server.exchange.replay.bytes();
+            if server.channel.send(cx, again).is_err() {
+                state.lease = Some(lease);
+                return Err(state.server_lost());
+            }
+        }
         if sent.is_err() {
             state.lease = Some(lease);
             return Err(End::Lost("client unexpected eof"));

@@ -210,6 +210,37 @@ impl Answers {
         }
     }
 
+    /// Nothing is owed but what the pooler answers itself.
+    pub fn owes_only_fakes(&self) -> bool {
+        self.queue.iter().all(|owed| {
+            matches!(
+                owed,
+                Owed::Parse(Answer::Fake, _) | Owed::Close(Answer::Fake, _)
+            )
+        })
+    }
+
+    /// The statement that the request being answered uses, if the client will
+    /// be told what columns it has before any row comes.
+    pub fn described(&self) -> Option<&Arc<Statement>> {
+        match (self.queue.front()?, self.queue.get(1)) {
+            (Owed::Describe(statement), _) | (Owed::Bind(statement), Some(Owed::Describe(_))) => {
+                statement.as_ref()
+            }
+            _ => None,
+        }
+    }
+
+    /// The batch is going to be sent again, behind a Sync or the batch's own
+    /// and what makes the statement anew: so the same is owed once more.
+    pub fn repeat(&mut self, close: Box<Tracked>, parse: Box<Tracked>) {
+        let parse = Owed::Parse(Answer::Swallow, Some(parse));
+        self.queue.push_front(parse);
+        let close = Owed::Close(Answer::Swallow, Some(close));
+        self.queue.push_front(close);
+        self.queue.push_front(Owed::OwnSync { forward: false });
+    }
+
     /// What the client gets instead of the ErrorResponse with this body, if
     /// its words are about something the client has not said.
     pub fn reword(&self, body: &[u8]) -> Option<Vec<u8>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::answers::Unexpected;
 use super::seeded::{Bug, planted};
 use super::statements::Prepared;
-use super::{Answers, Parameters, Record, Tracked};
+use super::{Answers, Parameters, Record, Replay, Tracked};
 use crate::net::{Channel, Message};
 use crate::wire::{TransactionStatus, backend, frontend};
 
@@ -46,6 +46,8 @@ pub struct Exchange {
     pub incoming: usize,
     /// Bytes of a client's message that are still to be passed to the server.
     pub outgoing: usize,
+    /// The batch it is answering, if it may have to be sent again.
+    pub replay: Replay,
 }
 
 impl Exchange {
@@ -62,6 +64,7 @@ impl Exchange {
     /// [`Unexpected`] when it is not one that is owed.
     pub(crate) fn account(&mut self, tag: u8, body: &[u8]) -> Result<(), Unexpected> {
         while self.answers.next_fake().is_some() {}
+        self.replay.stop();
         let status = body.first().copied().and_then(TransactionStatus::read);
         let step = self.answers.on_message(tag, status, drop)?;
         self.prepared.note(&step, &self.answers);

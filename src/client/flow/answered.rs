@@ -1,12 +1,15 @@
 //! The server's messages: which the client gets, and what they say about
 //! requests and statements.
 
+use bytes::BytesMut;
+
+use super::step::own;
 use super::{Flow, Outcome, Surroundings};
 use crate::server::script::Effect;
-use crate::server::statements::Undone;
+use crate::server::statements::{Kind, Undone};
 use crate::server::{Answers, Exchange};
 use crate::wire::frame::HEADER_LEN;
-use crate::wire::{Header, Splice, TransactionStatus, backend};
+use crate::wire::{Header, Splice, TransactionStatus, backend, frontend};
 
 /// The longest short message of a server that is read whole.
 const MAX_SERVER_FETCH: usize = 64 * 1024;
@@ -26,6 +29,10 @@ pub struct Arrived {
     pub internal_failed: bool,
     /// A transaction is open where none is allowed.
     pub block_refused: bool,
+    /// The server is to be sent what [`Replay::bytes`] holds.
+    ///
+    /// [`Replay::bytes`]: crate::server::Replay::bytes
+    pub resend: bool,
     /// Behind the last answer the server says that it goes. That is not for
     /// the client, which is done with it.
     pub farewell: bool,
@@ -82,6 +89,17 @@ impl Flow {
             if !whole && needed_whole(header, &server.answers)? {
                 return Ok(arrived);
             }
+            if header.tag == backend::PARAMETER_DESCRIPTION && server.replay.is_on() {
+                match follows(chunk.get(at + header.total()..)) {
+                    Follows::NotHere if header.total() <= MAX_SERVER_FETCH => return Ok(arrived),
+                    // The parameters may be others too, once it is made anew.
+                    Follows::Outdated => {
+                        at += header.total();
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
             let end = chunk.len().min(at + header.total());
             let body = &chunk[at + HEADER_LEN..end];
             let instead = match header.tag {
@@ -116,6 +134,13 @@ impl Flow {
         around: &mut impl Surroundings,
         arrived: &mut Arrived,
     ) -> Result<bool, ServerFault> {
+        if server.replay.is_on() && !is_aside(header.tag) {
+            if header.tag == backend::ERROR_RESPONSE && repair(body, server) {
+                arrived.resend = true;
+                return Ok(false);
+            }
+            server.replay.stop();
+        }
         let fault = ServerFault(header.tag);
         let status = body.first().copied().and_then(TransactionStatus::read);
         match header.tag {
@@ -193,6 +218,74 @@ impl Flow {
             Some(Effect::Nothing) | None => {}
         }
     }
+}
+
+/// Messages that come unasked, between answers.
+fn is_aside(tag: u8) -> bool {
+    matches!(
+        tag,
+        backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS | backend::NOTIFICATION_RESPONSE
+    )
+}
+
+/// What comes behind a ParameterDescription.
+enum Follows {
+    /// It has not arrived.
+    NotHere,
+    /// The error that the statement is out of date.
+    Outdated,
+    /// Something else.
+    Other,
+}
+
+/// What stands at the front of these bytes, if there are any.
+fn follows(rest: Option<&[u8]>) -> Follows {
+    let Some(rest) = rest else {
+        return Follows::NotHere;
+    };
+    match Header::read(rest) {
+        None => Follows::NotHere,
+        Some(Ok(header)) if header.tag == backend::ERROR_RESPONSE => {
+            match rest.get(HEADER_LEN..header.total()) {
+                Some(body) if backend::is_outdated_plan(body) => Follows::Outdated,
+                None if header.total() <= MAX_SERVER_FETCH => Follows::NotHere,
+                _ => Follows::Other,
+            }
+        }
+        Some(_) => Follows::Other,
+    }
+}
+
+/// If this error, the first answer to a transaction's first batch, says that a
+/// statement is out of date, the batch is to be sent again behind a new Parse
+/// of it. Not where the client has been told the columns in an earlier batch:
+/// it would take the new ones for those, and the error is what protects it.
+fn repair(body: &[u8], server: &mut Exchange) -> bool {
+    if server.outgoing > 0 || !backend::is_outdated_plan(body) {
+        return false;
+    }
+    let Exchange {
+        answers,
+        prepared,
+        replay,
+        ..
+    } = server;
+    let Some(statement) = answers.described().cloned() else {
+        return false;
+    };
+    if statement.kind != Kind::Parse || statement.script.is_some() {
+        return false;
+    }
+    prepared.outdated(&statement);
+    let mut front = BytesMut::new();
+    if !replay.is_closed() {
+        front.extend_from_slice(frontend::SYNC_MESSAGE);
+    }
+    frontend::put_statement_target(&mut front, frontend::CLOSE, &statement.name);
+    frontend::put_parse(&mut front, &statement.name, &statement.definition);
+    replay.again(&front);
+    answers.repeat(own(&statement), own(&statement));
+    true
 }
 
 /// Messages of a server that are read whole before they are passed on.

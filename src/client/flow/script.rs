@@ -204,12 +204,15 @@ fn plan(
     Ok(Some((plan.out, plan.script)))
 }
 
+/// A name, and what it means from now on.
+type Change = (Box<[u8]>, Option<Arc<Statement>>);
+
 /// A text that is being changed.
 struct Plan<'a> {
     text: &'a [u8],
     names: Option<&'a Names>,
     /// What the statements so far do to names, the last word last.
-    changed: Vec<(Box<[u8]>, Option<Arc<Statement>>)>,
+    changed: Vec<Change>,
     out: Vec<u8>,
     /// Bytes of `text` that are in `out`.
     copied: usize,

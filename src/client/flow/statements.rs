@@ -192,11 +192,15 @@ impl Flow {
         let statement = statement.ok_or(ClientFault::NoSuchStatement)?.clone();
         step.around.count(Event::Bind);
         self.bound_slot = statement.slot;
+        step.keep_batch();
+        let mark = step.server.prepared.clock();
         step.prepare(&statement, limit);
-        self.bound = None;
+        if let Some(scripts) = &mut self.scripts {
+            scripts.bound = None;
+        }
         if let Some(script) = &statement.script {
-            step.make_way(script, limit);
-            self.bound = Some(statement.clone());
+            step.make_way(script, limit, mark);
+            self.scripts.get_or_insert_default().bound = Some(statement.clone());
         }
         let front = HEADER_LEN + body.len() - names.rest.len();
         let rest = step.header.total() - front;
@@ -230,6 +234,7 @@ impl Flow {
             .lookup(name)
             .ok_or(ClientFault::NoSuchStatement)?
             .clone();
+        step.keep_batch();
         step.prepare(&statement, limit);
         frontend::put_statement_target(step.out.insert(), frontend::DESCRIBE, &statement.name);
         step.push(Owed::Describe(Some(statement)));

@@ -40,6 +40,8 @@ pub(super) struct Step<'s, 'o, A> {
     /// The rest of the chunk, from the message's type byte on.
     pub(super) message: &'s [u8],
     pub(super) header: Header,
+    /// The chunk found the server settled.
+    pub(super) fresh: bool,
     pub(super) server: &'s mut Exchange,
     pub(super) around: &'s mut A,
     pub(super) out: &'s mut Splice<'o>,
@@ -74,7 +76,15 @@ impl<'s, A: Surroundings> Step<'s, '_, A> {
     /// will answer.
     pub(super) fn has_to_hold(&self) -> bool {
         let answers = &self.server.answers;
-        !answers.is_empty() && !answers.is_unsynced()
+        !answers.is_empty() && !answers.is_unsynced() && !answers.is_copying_in()
+    }
+
+    /// A message that uses a statement is about to be sent: if it is the first
+    /// of a transaction, its batch can be sent again.
+    pub(super) fn keep_batch(&mut self) {
+        if self.fresh && self.server.answers.owes_only_fakes() {
+            self.server.replay.begin();
+        }
     }
 
     /// Makes sure that the server has the statement, and those it executes.
@@ -221,7 +231,7 @@ pub(super) fn stand_in(number: usize) -> Vec<u8> {
 }
 
 /// A statement that the pooler itself prepares or closes.
-fn own(statement: &Arc<Statement>) -> Box<Tracked> {
+pub(super) fn own(statement: &Arc<Statement>) -> Box<Tracked> {
     Box::new(Tracked {
         statement: statement.clone(),
         client_name: None,

@@ -8,6 +8,7 @@ use super::*;
 use crate::server::statements::Dictionary;
 use crate::stats::Micros;
 
+mod outdated;
 mod scripts;
 
 /// A client and the surroundings of its flow, without sockets.

@@ -310,6 +310,10 @@ impl Pool {
         client.heard.extend_from_slice(out.output());
         match arrived {
             Ok(arrived) => {
+                if arrived.resend {
+                    let again = server.exchange.replay.bytes();
+                    server.inbound.extend_from_slice(again);
+                }
                 server.outbound.drain(..arrived.taken);
                 server.arrived -= arrived.taken;
                 let answers = &server.exchange.answers;

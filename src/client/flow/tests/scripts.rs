@@ -291,23 +291,3 @@ fn an_unnamed_text_takes_effect_when_it_is_executed() {
     bench.receive_whole(&mut server, &answers);
     assert_eq!(bench.flow.prepared(), 0);
 }
-
-#[test]
-fn an_outdated_statement_is_made_anew_at_its_next_use() {
-    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
-    bench.send_whole(&mut server, &[parse("s", "select 1"), sync()].concat());
-    bench.receive_whole(&mut server, &[PARSED.to_vec(), ready()].concat());
-    let outdated = message(b'E', b"SERROR\0C0A000\0Mno\0RRevalidateCachedQuery\0\0");
-    bench.send_whole(&mut server, &[bind("s"), execute(), sync()].concat());
-    let got = bench.receive_whole(&mut server, &[outdated.clone(), ready()].concat());
-    assert_eq!(got, [outdated, ready()].concat());
-    let sent = bench.send_whole(&mut server, &[bind("s"), execute(), sync()].concat());
-    let expected = [
-        close("PGBOUNCER_1"),
-        parse("PGBOUNCER_1", "select 1"),
-        bind("PGBOUNCER_1"),
-        execute(),
-        sync(),
-    ];
-    assert_eq!(sent, expected.concat());
-}
