@@ -583,7 +583,7 @@ fn many_clients_thrash_a_small_cache_and_get_their_own_rows() {
         for round in 0..40 {
             let token = format!("{who}.{round}");
             let number = random.below(5);
-            let owner = if number % 2 == 0 {
+            let owner = if number.is_multiple_of(2) {
                 "all".to_owned()
             } else {
                 who.to_string()
