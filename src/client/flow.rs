@@ -227,7 +227,7 @@ impl Flow {
                 return Ok((at, Stop::Terminate));
             }
             let mut step = Step {
-                message: &chunk[at..],
+                message: &chunk[at..chunk.len().min(at + header.total())],
                 header,
                 fresh,
                 server,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::step::{Fate, Step, observe, wait};
+use super::step::{Fate, Step, observe};
 use super::{ClientFault, Event, Flow, NO_SLOT, Surroundings};
 use crate::server::answers::{Answer, Owed, Tracked};
 use crate::server::seeded::{Bug, planted};
@@ -64,11 +64,12 @@ impl Flow {
         &mut self,
         step: &mut Step<'_, '_, impl Surroundings>,
     ) -> Result<Fate, ClientFault> {
-        let Some(&first) = step.message.get(HEADER_LEN) else {
-            return Ok(wait(step.header));
-        };
+        let first = step.message.get(HEADER_LEN);
+        if first.is_none() && !step.is_whole() {
+            return Ok(Fate::Wait);
+        }
         let limit = step.around.statement_limit();
-        if first == 0 || limit == 0 {
+        if first.is_none_or(|&byte| byte == 0) || limit == 0 {
             return self.untracked_parse(step);
         }
         if step.header.total() > MAX_TRACKED_PARSE {
@@ -152,8 +153,7 @@ impl Flow {
         step: &mut Step<'_, '_, impl Surroundings>,
     ) -> Result<Fate, ClientFault> {
         const BROKEN: ClientFault = ClientFault::Broken("broken Bind packet");
-        let end = step.message.len().min(step.header.total());
-        let body = step.message.get(HEADER_LEN..end).unwrap_or_default();
+        let body = &step.message[HEADER_LEN..];
         let limit = step.around.statement_limit();
         let Some(names) = frontend::bind_names(body) else {
             if !step.is_whole() && body.len() <= MAX_NAMES {

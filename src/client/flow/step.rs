@@ -37,7 +37,7 @@ pub(super) enum Fate {
 
 /// One message of a client and what handling it touches.
 pub(super) struct Step<'s, 'o, A> {
-    /// The rest of the chunk, from the message's type byte on.
+    /// What has come of it, from its type byte on.
     pub(super) message: &'s [u8],
     pub(super) header: Header,
     /// The chunk found the server settled.
@@ -239,18 +239,10 @@ pub(super) fn own(statement: &Arc<Statement>) -> Box<Tracked> {
     })
 }
 
-/// What is known at sight of a query text at the front of `text`, which may be cut or have more
-/// behind it.
+/// What is known at sight of a query text at the front of `text`, which may be
+/// cut or have its types behind it.
 pub(super) fn observe(step: &mut Step<'_, '_, impl Surroundings>, text: &[u8]) -> Seen {
     let text = &text[..text.len().min(MAX_OBSERVED)];
     let end = memchr::memchr(0, text).unwrap_or(text.len());
     step.around.observe(&text[..end])
-}
-
-/// A message whose body has not begun to arrive: wait, unless it has none.
-pub(super) fn wait(header: Header) -> Fate {
-    match header.total() > HEADER_LEN {
-        true => Fate::Wait,
-        false => Fate::Pass,
-    }
 }

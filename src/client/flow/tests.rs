@@ -582,3 +582,20 @@ fn a_reported_parameter_is_noted_and_passed_on() {
     assert_eq!(bench.receive(&mut server, &status, 3), status);
     assert_eq!(bench.around.parameters, [("TimeZone".into(), "UTC".into())]);
 }
+
+#[test]
+fn a_parse_without_a_body_is_owed_its_error() {
+    for limit in [0, 10] {
+        let whole = [message(b'P', b""), sync()].concat();
+        for piece in [1, 5, usize::MAX] {
+            let (mut bench, mut server) = (Bench::tracking(limit), Exchange::default());
+            assert_eq!(bench.send(&mut server, &whole, piece), whole);
+            let answer = [error(), ready()].concat();
+            assert_eq!(bench.receive_whole(&mut server, &answer), answer);
+            assert!(server.is_settled());
+        }
+        let (mut bench, mut server) = (Bench::tracking(limit), Exchange::default());
+        bench.send_whole(&mut server, &message(b'P', b""));
+        assert!(!server.is_settled(), "its error is still to come");
+    }
+}
