@@ -40,6 +40,9 @@ pub const TERMINATE: u8 = b'X';
 /// 10,000 bytes; a statement's name is replaced by a short one on its way.
 const NAMED_MESSAGE_LIMIT: u32 = 20_000;
 
+/// The length word of a message without a body.
+const EMPTY_MESSAGE: u32 = 4;
+
 /// A whole Terminate message.
 pub const TERMINATE_MESSAGE: &[u8] = b"X\0\0\0\x04";
 
@@ -49,7 +52,9 @@ pub fn length_limit(tag: u8) -> Option<u32> {
     match tag {
         QUERY | PARSE | BIND | FUNCTION_CALL | COPY_DATA => Some(super::frame::LARGE_MESSAGE_LIMIT),
         EXECUTE | CLOSE | DESCRIBE => Some(NAMED_MESSAGE_LIMIT),
-        FLUSH | SYNC | TERMINATE | COPY_DONE | COPY_FAIL => Some(SMALL_MESSAGE_LIMIT),
+        // PostgreSQL answers one with a body with an error that nobody waits for.
+        FLUSH => Some(EMPTY_MESSAGE),
+        SYNC | TERMINATE | COPY_DONE | COPY_FAIL => Some(SMALL_MESSAGE_LIMIT),
         _ => None,
     }
 }

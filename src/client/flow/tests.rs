@@ -599,3 +599,12 @@ fn a_parse_without_a_body_is_owed_its_error() {
         assert!(!server.is_settled(), "its error is still to come");
     }
 }
+
+#[test]
+fn a_flush_with_a_body_is_refused() {
+    let (mut bench, mut server) = (Bench::default(), Exchange::default());
+    assert_eq!(
+        bench.refuse(&mut server, b"H\0\0\0\x05x"),
+        ClientFault::BadLength
+    );
+}
