@@ -203,7 +203,8 @@ impl Flow {
             b"PREPARE" | b"DEALLOCATE" => self.take_effect(server),
             _ => {}
         }
-        self.outcome.rows += backend::tag_rows(tag);
+        let rows = backend::tag_rows(tag);
+        self.outcome.rows = self.outcome.rows.saturating_add(rows);
     }
 
     /// A PREPARE or DEALLOCATE of the text being answered is done.

@@ -608,3 +608,12 @@ fn a_flush_with_a_body_is_refused() {
         ClientFault::BadLength
     );
 }
+
+#[test]
+fn more_rows_than_can_be_counted_are_counted_as_many() {
+    let (mut bench, mut server) = (Bench::default(), Exchange::default());
+    bench.send_whole(&mut server, &query("select 1; select 1"));
+    let most = complete("SELECT 18446744073709551615");
+    bench.receive_whole(&mut server, &[most.clone(), most, ready()].concat());
+    assert_eq!(bench.around.finished[0].rows, u64::MAX);
+}
