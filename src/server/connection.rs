@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::Unexpected;
+use super::script::Effect;
 use super::seeded::{Bug, planted};
 use super::statements::Prepared;
 use super::{Answers, Parameters, Record, Replay, Tracked};
@@ -65,10 +66,34 @@ impl Exchange {
     pub(crate) fn account(&mut self, tag: u8, body: &[u8]) -> Result<(), Unexpected> {
         while self.answers.next_fake().is_some() {}
         self.replay.stop();
+        if tag == backend::COMMAND_COMPLETE {
+            self.note_tag(body);
+        }
         let status = body.first().copied().and_then(TransactionStatus::read);
         let step = self.answers.on_message(tag, status, drop)?;
         self.prepared.note(&step, &self.answers);
         Ok(())
+    }
+
+    /// Notes what a command has done to the server's statements, by the body
+    /// of its CommandComplete. To be called before the message is accounted
+    /// for.
+    pub(crate) fn note_tag(&mut self, body: &[u8]) -> Effect {
+        match body.strip_suffix(b"\0").unwrap_or(body) {
+            b"DEALLOCATE ALL" | b"DISCARD ALL" => {
+                self.prepared.clear(&self.answers);
+                Effect::AllDropped
+            }
+            b"PREPARE" | b"DEALLOCATE" => {
+                let effects = self.answers.script().map(|script| &mut script.effects);
+                let effect = effects.and_then(|effects| effects.pop_front());
+                if let Some(Effect::Prepared(_, statement)) = &effect {
+                    self.prepared.made(statement);
+                }
+                effect.unwrap_or(Effect::Nothing)
+            }
+            _ => Effect::Nothing,
+        }
     }
 }
 
@@ -196,5 +221,36 @@ impl Server {
         }
         let accounted = self.exchange.account(message.tag, &message.body);
         accounted.map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answers::{Answer, Meter, Owed, Tracked};
+    use super::super::statements::{Dictionary, Kind};
+    use super::*;
+    use crate::stats::Micros;
+
+    #[test]
+    fn what_is_deallocated_when_the_client_has_left_is_gone() {
+        let mut exchange = Exchange::default();
+        let tracked = Tracked {
+            statement: Dictionary::default().intern(Kind::Parse, b"select 1\0\0\0", 0),
+            client_name: None,
+            before: None,
+        };
+        let parse = Owed::Parse(Answer::Forward, Some(Box::new(tracked)));
+        exchange.answers.push(parse);
+        let meter = Meter {
+            slot: 0,
+            start: Micros::ZERO,
+        };
+        exchange.answers.push(Owed::Query(meter, None));
+        exchange.account(b'1', b"").expect("ParseComplete");
+        assert_eq!(exchange.prepared.len(), 1);
+        let tag = exchange.account(b'C', b"DEALLOCATE ALL\0");
+        tag.expect("CommandComplete");
+        exchange.account(b'Z', b"I").expect("ReadyForQuery");
+        assert!(exchange.is_settled() && exchange.prepared.is_empty());
     }
 }

@@ -31,6 +31,8 @@ pub enum Effect {
     Prepared(Box<[u8]>, Arc<Statement>),
     /// The client's name is free.
     Dropped(Box<[u8]>),
+    /// All of the client's names are free.
+    AllDropped,
     /// Nothing that the pooler follows.
     Nothing,
 }

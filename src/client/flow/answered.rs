@@ -194,30 +194,14 @@ impl Flow {
     }
 
     fn on_tag(&mut self, body: &[u8], server: &mut Exchange) {
-        let tag = body.strip_suffix(b"\0").unwrap_or(body);
-        match tag {
-            b"DEALLOCATE ALL" | b"DISCARD ALL" => {
-                server.prepared.clear(&server.answers);
-                self.statements = None;
-            }
-            b"PREPARE" | b"DEALLOCATE" => self.take_effect(server),
-            _ => {}
+        match server.note_tag(body) {
+            Effect::Prepared(name, statement) => self.remember(&name, statement),
+            Effect::Dropped(name) => self.forget(&name),
+            Effect::AllDropped => self.statements = None,
+            Effect::Nothing => {}
         }
-        let rows = backend::tag_rows(tag);
+        let rows = backend::tag_rows(body.strip_suffix(b"\0").unwrap_or(body));
         self.outcome.rows = self.outcome.rows.saturating_add(rows);
-    }
-
-    /// A PREPARE or DEALLOCATE of the text being answered is done.
-    fn take_effect(&mut self, server: &mut Exchange) {
-        let effects = server.answers.script().map(|script| &mut script.effects);
-        match effects.and_then(|effects| effects.pop_front()) {
-            Some(Effect::Prepared(name, statement)) => {
-                server.prepared.made(&statement);
-                self.remember(&name, statement);
-            }
-            Some(Effect::Dropped(name)) => self.forget(&name),
-            Some(Effect::Nothing) | None => {}
-        }
     }
 }
 
