@@ -124,6 +124,8 @@ fn target(method: &Method, uri: &Uri) -> Result<Uri, Refusal> {
     }
     let normal = normal_path(path);
     let target = match (&normal, query) {
+        // The path may be there and empty.
+        (Cow::Borrowed("/"), None) => Some(PathAndQuery::from_static("/")),
         (Cow::Borrowed(_), _) => uri.path_and_query().cloned(),
         (Cow::Owned(path), None) => PathAndQuery::try_from(path.as_str()).ok(),
         (Cow::Owned(path), Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")).ok(),
@@ -323,6 +325,8 @@ mod tests {
             ("http://b:81/x?y", "b:81", "/x?y"),
             ("https://b", "b", "/"),
             ("http://b?y", "b", "/?y"),
+            ("http://b#y", "b", "/"),
+            ("http://b:#/y", "b:", "/"),
         ] {
             let accepted = verdict("GET", uri, &[("host", "a")]).expect(uri);
             assert_eq!(accepted.host.expect("there is one"), host);
