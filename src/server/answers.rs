@@ -55,6 +55,16 @@ pub enum Owed {
     CopyEnd,
 }
 
+impl Owed {
+    /// The request was never sent.
+    fn is_fake(&self) -> bool {
+        matches!(
+            self,
+            Owed::Parse(Answer::Fake, _) | Owed::Close(Answer::Fake, _)
+        )
+    }
+}
+
 /// What the client gets of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -370,13 +380,7 @@ impl Answers {
     pub fn next_fake(&mut self) -> Option<&'static [u8]> {
         self.drop_copy_ends();
         if planted(Bug::FakesOvertake) {
-            let fake = |o: &Owed| {
-                matches!(
-                    o,
-                    Owed::Parse(Answer::Fake, _) | Owed::Close(Answer::Fake, _)
-                )
-            };
-            let at = self.queue.iter().position(fake)?;
+            let at = self.queue.iter().position(Owed::is_fake)?;
             self.queue.swap(0, at);
         }
         let answer = match self.queue.front()? {
@@ -565,14 +569,19 @@ impl Answers {
     }
 
     /// Syncs sent ahead of the copy data are ignored by the server: they are
-    /// not owed an answer any more.
+    /// not owed an answer any more. What the pooler answers itself the server
+    /// does not see.
     fn begin_copy_in(&mut self) {
-        let mut swallowed = 0;
-        while let Some(Owed::Sync) = self.queue.get(1)
-            && !planted(Bug::SyncOfCopyAwaited)
-        {
-            self.queue.remove(1);
-            swallowed += 1;
+        let (mut next, mut swallowed) = (1, 0);
+        loop {
+            match self.queue.get(next) {
+                Some(Owed::Sync) if !planted(Bug::SyncOfCopyAwaited) => {
+                    self.queue.remove(next);
+                    swallowed += 1;
+                }
+                Some(owed) if owed.is_fake() => next += 1,
+                _ => break,
+            }
         }
         if swallowed > 0 {
             let closes =
@@ -582,7 +591,7 @@ impl Answers {
             self.unsynced = requests.next().is_some();
         }
         self.copying = Copying::In {
-            ended: matches!(self.queue.get(1), Some(Owed::CopyEnd)),
+            ended: matches!(self.queue.get(next), Some(Owed::CopyEnd)),
             swallowed,
         };
     }
@@ -733,6 +742,32 @@ mod tests {
         answers.push_sync();
         feed(&mut answers, b"CZ").expect("copied, one ready");
         assert!(answers.is_settled());
+    }
+
+    #[test]
+    fn what_the_server_never_sees_does_not_hide_the_end_of_a_copy() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER, None));
+        answers.push(Owed::Close(Answer::Fake, None));
+        answers.push_copy_end();
+        feed(&mut answers, b"G").expect("CopyInResponse");
+        answers.push_sync();
+        answers.push(Owed::Query(METER, None));
+        feed(&mut answers, b"CZZ").expect("copied, and the Sync");
+        assert!(!answers.is_settled(), "the second Query is owed");
+    }
+
+    #[test]
+    fn what_the_server_never_sees_does_not_hide_a_sync_ahead_of_copy_data() {
+        let mut answers = Answers::default();
+        answers.push(Owed::Query(METER, None));
+        answers.push(Owed::Close(Answer::Fake, None));
+        answers.push_sync();
+        feed(&mut answers, b"G").expect("CopyInResponse");
+        answers.push_copy_end();
+        feed(&mut answers, b"CZ").expect("copied, one ready");
+        assert_eq!(answers.next_fake(), Some(msg::CLOSE_COMPLETE_MESSAGE));
+        assert!(answers.is_empty());
     }
 
     #[test]
