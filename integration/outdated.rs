@@ -117,7 +117,7 @@ fn a_statement_is_described_as_it_is_now() {
 }
 
 #[test]
-fn who_knows_the_columns_from_before_gets_the_error_once() {
+fn who_knows_the_columns_from_before_gets_the_error_until_it_prepares_anew() {
     let Some(pooler) = pooler_of(2) else { return };
     let mut client = client_with(&pooler, "s");
     // The other server has it too.
@@ -126,15 +126,30 @@ fn who_knows_the_columns_from_before_gets_the_error_once() {
     client.ask(undescribed("s")).succeeded();
     holder.run("commit");
     change(&pooler);
-    assert_eq!(client.ask(undescribed("s")).code(), "0A000");
-    holder.run("begin");
     for _ in 0..2 {
+        assert_eq!(client.ask(undescribed("s")).code(), "0A000");
+    }
+    let anew = [close_statement("s"), parse("s", "select * from t"), sync()];
+    client.ask(anew.concat()).succeeded();
+    // Once for both servers.
+    for command in ["begin", "commit"] {
+        holder.run(command);
         assert_eq!(client.ask(undescribed("s")).succeeded().rows(), [both()]);
     }
-    holder.run("commit");
-    for _ in 0..2 {
-        assert_eq!(client.ask(undescribed("s")).succeeded().rows(), [both()]);
-    }
+}
+
+#[test]
+fn one_client_that_prepares_anew_does_not_take_the_error_from_another() {
+    let Some(pooler) = pooler_of(1) else { return };
+    let (mut one, mut other) = (client_with(&pooler, "s"), client_with(&pooler, "t"));
+    change(&pooler);
+    let reply = one.ask([described("s"), sync()].concat());
+    assert_eq!(reply.succeeded().rows(), [both()]);
+    // It would take two columns for the one it knows.
+    assert_eq!(other.ask(undescribed("t")).code(), "0A000");
+    let reply = other.ask([described("t"), sync()].concat());
+    assert_eq!(reply.succeeded().rows(), [both()]);
+    assert_eq!(other.ask(undescribed("t")).succeeded().rows(), [both()]);
 }
 
 #[test]
@@ -162,10 +177,9 @@ fn inside_a_transaction_the_error_is_passed_on() {
     client.run("begin");
     let reply = client.ask([described("s"), sync()].concat());
     assert_eq!((reply.code(), reply.status), ("0A000", 'E'));
-    client.run("rollback; begin");
+    client.run("rollback");
     let reply = client.ask([described("s"), sync()].concat());
     assert_eq!(reply.succeeded().rows(), [both()]);
-    client.run("commit");
 }
 
 #[test]
@@ -225,7 +239,9 @@ fn a_batch_too_long_to_be_kept_gets_the_error() {
     client.ask(batch.concat()).succeeded();
     change(&pooler);
     assert_eq!(client.ask(batch.concat()).code(), "0A000");
-    client.ask(batch.concat()).succeeded();
+    let text = "select *, length($1) from t";
+    let anew = [close_statement("long"), parse("long", text), batch.concat()];
+    client.ask(anew.concat()).succeeded();
 }
 
 #[test]

@@ -40,6 +40,19 @@ async def statement_cache():
     await conn.close()
 
 
+async def changed_table():
+    conns = [await asyncpg.connect(**where) for _ in range(3)]
+    await conns[0].execute("drop table if exists asyncpg_w; create table asyncpg_w as select 1 as a")
+    for conn in conns:
+        assert tuple(await conn.fetchrow("select * from asyncpg_w")) == (1,)
+    await conns[0].execute("alter table asyncpg_w add b int default 2")
+    for _ in range(3):
+        for conn in conns:
+            assert tuple(await conn.fetchrow("select * from asyncpg_w")) == (1, 2)
+    for conn in conns:
+        await conn.close()
+
+
 async def transactions():
     conn = await asyncpg.connect(**where)
     await conn.execute("create table if not exists asyncpg_t (x int); truncate asyncpg_t")
@@ -142,7 +155,7 @@ async def listening():
 
 async def main():
     checks = [
-        parameters, statements, statement_cache, transactions, errors, executemany, cursor, copy,
+        parameters, statements, statement_cache, changed_table, transactions, errors, executemany, cursor, copy,
         timeouts, pool, types,
     ]
     if mode == "session":

@@ -41,6 +41,32 @@ def many_prepared():
                 assert row == (number + turn,), row
 
 
+def deallocated():
+    with connect(prepare_threshold=0, autocommit=True) as conn:
+        for turn in range(3):
+            conn.execute("select 'first' as x", prepare=True)
+            names = conn.execute("select 1", prepare=False) and list(conn._prepared._names.values())
+            for name in names:
+                conn.execute(b"deallocate " + name, prepare=False)
+            conn.execute(f"prepare mine (int) as select $1 + {turn}", prepare=False)
+            # The second is prepared by the driver, too.
+            for prepare in (False, True):
+                assert conn.execute("execute mine(40)", prepare=prepare).fetchone() == (40 + turn,)
+            conn.execute("deallocate mine", prepare=False)
+            conn.execute("deallocate all", prepare=False)
+
+
+def changed_table():
+    with connect(prepare_threshold=0, autocommit=True) as conn, connect(autocommit=True) as other:
+        other.execute("drop table if exists psycopg_w")
+        other.execute("create table psycopg_w as select 1 as a")
+        for _ in range(3):
+            assert conn.execute("select * from psycopg_w").fetchone() == (1,)
+        other.execute("alter table psycopg_w add b int default 2")
+        for _ in range(3):
+            assert conn.execute("select * from psycopg_w").fetchone() == (1, 2)
+
+
 def transactions():
     with connect(autocommit=True) as conn:
         conn.execute("create table if not exists psycopg_t (x int)")
@@ -156,11 +182,10 @@ def listening():
 
 
 checks = [
-    parameters, prepared, many_prepared, transactions, errors, pipeline, executemany, copy,
+    parameters, prepared, many_prepared, deallocated, transactions, errors, pipeline, executemany, copy,
     server_cursor, streaming, cancelling, large,
 ]
-if mode == "session":
-    checks.append(listening)
+checks.append(listening if mode == "session" else changed_table)
 for check in checks:
     try:
         check()

@@ -241,13 +241,12 @@ impl Answers {
         }
     }
 
-    /// The batch is going to be sent again, behind a Sync or the batch's own
-    /// and what makes the statement anew: so the same is owed once more.
-    pub fn repeat(&mut self, close: Box<Tracked>, parse: Box<Tracked>) {
-        let parse = Owed::Parse(Answer::Swallow, Some(parse));
-        self.queue.push_front(parse);
-        let close = Owed::Close(Answer::Swallow, Some(close));
-        self.queue.push_front(close);
+    /// The batch is going to be sent again, behind its own or another Sync and
+    /// requests of the pooler's: so the same is owed once more.
+    pub fn repeat(&mut self, own: Vec<Owed>) {
+        own.into_iter()
+            .rev()
+            .for_each(|owed| self.queue.push_front(owed));
         self.queue.push_front(Owed::OwnSync { forward: false });
     }
 

@@ -227,6 +227,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::super::answers::{Answer, Meter, Owed, Tracked};
+    use super::super::script::Script;
     use super::super::statements::{Dictionary, Kind};
     use super::*;
     use crate::stats::Micros;
@@ -252,5 +253,25 @@ mod tests {
         tag.expect("CommandComplete");
         exchange.account(b'Z', b"I").expect("ReadyForQuery");
         assert!(exchange.is_settled() && exchange.prepared.is_empty());
+    }
+    #[test]
+    fn what_is_prepared_when_the_client_has_left_is_there() {
+        let mut exchange = Exchange::default();
+        let statement = Dictionary::default().intern(Kind::Sql, b"select 1\0\0\0", 0);
+        let script = Script {
+            effects: [Effect::Prepared(b"p"[..].into(), statement)].into(),
+            ..Script::default()
+        };
+        let meter = Meter {
+            slot: 0,
+            start: Micros::ZERO,
+        };
+        let query = Owed::Query(meter, Some(Box::new(script)));
+        exchange.answers.push(query);
+        exchange
+            .account(b'C', b"PREPARE\0")
+            .expect("CommandComplete");
+        exchange.account(b'Z', b"I").expect("ReadyForQuery");
+        assert_eq!(exchange.prepared.len(), 1);
     }
 }

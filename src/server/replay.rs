@@ -4,7 +4,10 @@
 //! prepared anew behind the client's back if the client has not heard or done
 //! anything yet, and asks for the columns in the same batch.
 
-use crate::wire::frontend;
+use bytes::BytesMut;
+
+use crate::wire::frame::HEADER_LEN;
+use crate::wire::{Header, frontend};
 
 /// The longest batch that is kept, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -68,9 +71,31 @@ impl Replay {
         }
     }
 
-    /// Puts something in front of the batch, which is then to be sent.
-    pub fn again(&mut self, front: &[u8]) {
-        self.bytes.splice(..0, front.iter().copied());
+    /// The batch is to be sent behind these bytes, and with another name for
+    /// one of its statements.
+    pub fn again(&mut self, mut front: BytesMut, old: &[u8], new: &[u8]) {
+        let mut rest = self.bytes.as_slice();
+        while let Some(Ok(header)) = Header::read(rest) {
+            let (message, behind) = rest.split_at(header.total().min(rest.len()));
+            let body = &message[HEADER_LEN..];
+            match (
+                header.tag,
+                frontend::bind_names(body),
+                frontend::target(body),
+            ) {
+                (frontend::BIND, Some(names), _) if names.statement == old => {
+                    frontend::put_bind_front(&mut front, names.portal, new, names.rest.len());
+                    front.extend_from_slice(names.rest);
+                }
+                (frontend::DESCRIBE, _, Some((b'S', name))) if name == old => {
+                    frontend::put_statement_target(&mut front, frontend::DESCRIBE, new);
+                }
+                _ => front.extend_from_slice(message),
+            }
+            rest = behind;
+        }
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&front);
         self.stop();
     }
 
@@ -107,9 +132,18 @@ mod tests {
         assert!(replay.is_on());
         replay.keep(&[0]);
         assert!(!replay.is_on());
+    }
+
+    #[test]
+    fn a_batch_is_sent_again_with_another_name() {
+        let batch = |name: u8| {
+            let head = [b'B', 0, 0, 0, 10, b'p', 0, name, 0, 7, 7, b'E', 0, 0, 0, 4];
+            [&head[..], &[b'D', 0, 0, 0, 7, b'S', name, 0]].concat()
+        };
+        let mut replay = Replay::default();
         replay.begin();
-        replay.keep(b"again");
-        replay.again(b"first ");
-        assert_eq!(replay.bytes(), b"first again");
+        replay.keep(&batch(b'a'));
+        replay.again(BytesMut::from(&b"first"[..]), b"a", b"b");
+        assert_eq!(replay.bytes(), [b"first", &batch(b'b')[..]].concat());
     }
 }

@@ -32,8 +32,11 @@ pub struct Statement {
     id: u64,
     /// A server has accepted it.
     proven: AtomicBool,
-    /// How often a server has said that its copy is out of date.
+    /// How often a server has said that its copy of a [`Kind::Sql`] is out of
+    /// date.
     generation: AtomicU32,
+    /// A server has said that its copy of a [`Kind::Parse`] is out of date.
+    outdated: AtomicBool,
 }
 
 /// How a statement is prepared.
@@ -58,7 +61,13 @@ impl Statement {
             id,
             proven: AtomicBool::new(false),
             generation: AtomicU32::new(0),
+            outdated: AtomicBool::new(false),
         }
+    }
+
+    /// Whether who prepares its text now gets another statement.
+    fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Relaxed)
     }
 
     fn generation(&self) -> u32 {
@@ -82,7 +91,8 @@ pub struct Dictionary {
 impl Dictionary {
     /// The statement with this definition; `slot` is used for a new one.
     pub fn intern(&self, kind: Kind, definition: &[u8], slot: u32) -> Arc<Statement> {
-        if let Some(found) = self.entries.get(definition).and_then(|e| e.upgrade()) {
+        let current = |entry: &Weak<Statement>| entry.upgrade().filter(|s| !s.is_outdated());
+        if let Some(found) = self.entries.get(definition).and_then(|e| current(&e)) {
             return found;
         }
         let definition: Arc<[u8]> = definition.into();
@@ -90,7 +100,7 @@ impl Dictionary {
         let statement = Arc::new(statement);
         let mut entry = self.entries.entry(definition).or_default();
         // Another worker may have been faster.
-        if let Some(found) = entry.upgrade() {
+        if let Some(found) = current(&entry) {
             return found;
         }
         *entry = Arc::downgrade(&statement);
@@ -118,7 +128,7 @@ impl Dictionary {
     /// The statement with this definition, if a server has accepted it.
     pub fn proven(&self, definition: &[u8]) -> Option<Arc<Statement>> {
         let found = self.entries.get(definition)?.upgrade()?;
-        found.proven.load(Ordering::Relaxed).then_some(found)
+        (found.proven.load(Ordering::Relaxed) && !found.is_outdated()).then_some(found)
     }
 
     /// Forgets statements that nobody uses any more.
@@ -226,9 +236,16 @@ impl Prepared {
     }
 
     /// The server says that its copy is out of date; so are then those of
-    /// other servers. Each is made anew when it is used next.
+    /// other servers.
+    ///
+    /// What SQL executes is described each time, so each copy is made anew
+    /// when it is used next. Who has prepared by Parse may know the columns
+    /// from then: for those the statement stays as it is, with its error, and
+    /// who prepares the text from now on gets another statement.
     pub fn outdated(&self, statement: &Statement) {
-        if let Some((_, copy)) = self.confirmed.get(&statement.id) {
+        if statement.kind == Kind::Parse {
+            statement.outdated.store(true, Ordering::Relaxed);
+        } else if let Some((_, copy)) = self.confirmed.get(&statement.id) {
             let next = copy.wrapping_add(1);
             // Failing, another server has said so before.
             let _ = statement.generation.compare_exchange(
@@ -353,11 +370,28 @@ mod tests {
     }
 
     #[test]
-    fn what_one_server_calls_out_of_date_is_so_on_all() {
+    fn what_was_parsed_and_is_out_of_date_is_another_statement_from_then_on() {
+        let dictionary = Dictionary::default();
+        let mut server = Prepared::default();
+        let statement = dictionary.intern(Kind::Parse, b"a\0\0\0", 0);
+        statement.prove();
+        server.on_parsed(&statement);
+        server.outdated(&statement);
+        assert!(dictionary.proven(b"a\0\0\0").is_none());
+        let other = dictionary.intern(Kind::Parse, b"a\0\0\0", 0);
+        assert_ne!(other.name, statement.name);
+        let again = dictionary.intern(Kind::Parse, b"a\0\0\0", 0);
+        assert!(Arc::ptr_eq(&again, &other));
+        let answers = Answers::default();
+        assert_eq!(server.touch(&statement, &answers), Presence::Present);
+    }
+
+    #[test]
+    fn what_sql_prepared_and_one_server_calls_out_of_date_is_so_on_all() {
         let dictionary = Dictionary::default();
         let (mut one, mut other) = (Prepared::default(), Prepared::default());
         let answers = Answers::default();
-        let statement = dictionary.intern(Kind::Parse, b"a\0\0\0", 0);
+        let statement = dictionary.intern(Kind::Sql, b" as a", 0);
         for server in [&mut one, &mut other] {
             server.sent(&statement);
             server.on_parsed(&statement);

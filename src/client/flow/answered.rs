@@ -1,12 +1,15 @@
 //! The server's messages: which the client gets, and what they say about
 //! requests and statements.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::step::own;
-use super::{Flow, Outcome, Surroundings};
+use super::{Event, Flow, Outcome, Surroundings};
+use crate::server::answers::{Answer, Owed};
 use crate::server::script::Effect;
-use crate::server::statements::{Kind, Undone};
+use crate::server::statements::{Kind, Presence, Undone};
 use crate::server::{Answers, Exchange};
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::{Header, Splice, TransactionStatus, backend, frontend};
@@ -135,7 +138,7 @@ impl Flow {
         arrived: &mut Arrived,
     ) -> Result<bool, ServerFault> {
         if server.replay.is_on() && !is_aside(header.tag) {
-            if header.tag == backend::ERROR_RESPONSE && repair(body, server) {
+            if header.tag == backend::ERROR_RESPONSE && self.repair(body, server, around) {
                 arrived.resend = true;
                 return Ok(false);
             }
@@ -182,6 +185,60 @@ impl Flow {
             step.ready && status != Some(TransactionStatus::Idle) && around.refuses_blocks();
         arrived.internal_failed |= step.internal_failed;
         Ok(step.forward)
+    }
+
+    /// If this error, the first answer to a transaction's first batch, says that
+    /// a statement is out of date, the batch is to be sent again with one made
+    /// anew, which the client's names mean from then on. Not where the client
+    /// has been told the columns in an earlier batch: it would take the new
+    /// ones for those, and the error is what protects it.
+    fn repair(
+        &mut self,
+        body: &[u8],
+        server: &mut Exchange,
+        around: &mut impl Surroundings,
+    ) -> bool {
+        if server.outgoing > 0 || !backend::is_outdated_plan(body) {
+            return false;
+        }
+        let Exchange {
+            answers,
+            prepared,
+            replay,
+            ..
+        } = server;
+        let Some(old) = answers.described().cloned() else {
+            return false;
+        };
+        if old.kind != Kind::Parse || old.script.is_some() {
+            return false;
+        }
+        prepared.outdated(&old);
+        let new = around
+            .dictionary()
+            .intern(old.kind, &old.definition, old.slot);
+        let (mut front, mut owed) = (BytesMut::new(), Vec::new());
+        if !replay.is_closed() {
+            front.extend_from_slice(frontend::SYNC_MESSAGE);
+        }
+        let mark = prepared.clock();
+        if prepared.touch(&new, answers) != Presence::Present {
+            while let Some(full) = prepared.evict(around.statement_limit(), mark) {
+                frontend::put_statement_target(&mut front, frontend::CLOSE, &full.name);
+                owed.push(Owed::Close(Answer::Swallow, Some(own(&full))));
+            }
+            frontend::put_parse(&mut front, &new.name, &new.definition);
+            owed.push(Owed::Parse(Answer::Swallow, Some(own(&new))));
+            prepared.sent(&new);
+            around.count(Event::ServerParse);
+        }
+        replay.again(front, &old.name, &new.name);
+        answers.repeat(owed);
+        let names = self.statements.iter_mut().flat_map(|all| all.values_mut());
+        names
+            .filter(|statement| Arc::ptr_eq(statement, &old))
+            .for_each(|statement| *statement = new.clone());
+        true
     }
 
     /// What the server has discarded has not happened.
@@ -239,38 +296,6 @@ fn follows(rest: Option<&[u8]>) -> Follows {
         }
         Some(_) => Follows::Other,
     }
-}
-
-/// If this error, the first answer to a transaction's first batch, says that a
-/// statement is out of date, the batch is to be sent again behind a new Parse
-/// of it. Not where the client has been told the columns in an earlier batch:
-/// it would take the new ones for those, and the error is what protects it.
-fn repair(body: &[u8], server: &mut Exchange) -> bool {
-    if server.outgoing > 0 || !backend::is_outdated_plan(body) {
-        return false;
-    }
-    let Exchange {
-        answers,
-        prepared,
-        replay,
-        ..
-    } = server;
-    let Some(statement) = answers.described().cloned() else {
-        return false;
-    };
-    if statement.kind != Kind::Parse || statement.script.is_some() {
-        return false;
-    }
-    prepared.outdated(&statement);
-    let mut front = BytesMut::new();
-    if !replay.is_closed() {
-        front.extend_from_slice(frontend::SYNC_MESSAGE);
-    }
-    frontend::put_statement_target(&mut front, frontend::CLOSE, &statement.name);
-    frontend::put_parse(&mut front, &statement.name, &statement.definition);
-    replay.again(&front);
-    answers.repeat(own(&statement), own(&statement));
-    true
 }
 
 /// Messages of a server that are read whole before they are passed on.

@@ -21,7 +21,7 @@ fn describe_portal() -> Vec<u8> {
 
 /// What makes the statement of [`with_statement`] anew.
 fn anew() -> Vec<u8> {
-    [close("PGBOUNCER_1"), parse("PGBOUNCER_1", "select 1")].concat()
+    parse("PGBOUNCER_2", "select 1")
 }
 
 #[test]
@@ -29,24 +29,20 @@ fn a_described_batch_of_an_outdated_statement_is_sent_again_however_it_is_cut() 
     let batch = [bind("s"), describe_portal(), execute(), sync()].concat();
     let row = message(b'T', &[1; 40]);
     let answers = [BOUND, &row, &complete("SELECT 0"), &ready()].concat();
-    let all = [
-        outdated(),
-        ready(),
-        CLOSED.to_vec(),
-        PARSED.to_vec(),
-        answers.clone(),
-    ]
-    .concat();
+    let all = [outdated(), ready(), PARSED.to_vec(), answers.clone()].concat();
     for piece in [1, 2, 3, 7, batch.len()] {
         let (mut bench, mut server) = with_statement();
-        let sent = bench.send(&mut server, &batch, piece);
+        bench.send(&mut server, &batch, piece);
         let got = bench.receive(&mut server, &outdated(), piece);
         assert_eq!(got, b"", "pieces of {piece}");
-        let again = [anew(), sent].concat();
+        let rest = [describe_portal(), execute(), sync()].concat();
+        let again = [anew(), bind("PGBOUNCER_2"), rest].concat();
         assert_eq!(server.replay.bytes(), again);
         let got = bench.receive(&mut server, &all[outdated().len()..], piece);
         assert_eq!(got, answers);
         assert!(server.is_settled());
+        let sent = bench.send_whole(&mut server, &bind("s"));
+        assert_eq!(sent, bind("PGBOUNCER_2"), "from now on");
     }
 }
 
@@ -54,14 +50,12 @@ fn a_described_batch_of_an_outdated_statement_is_sent_again_however_it_is_cut() 
 fn a_batch_without_its_sync_is_sent_again_behind_one() {
     let (mut bench, mut server) = with_statement();
     let flush = message(b'H', b"");
-    let batch = [bind("s"), describe_portal(), execute(), flush].concat();
-    let sent = bench.send_whole(&mut server, &batch);
+    let rest = [describe_portal(), execute(), flush].concat();
+    bench.send_whole(&mut server, &[bind("s"), rest.clone()].concat());
     assert_eq!(bench.receive_whole(&mut server, &outdated()), b"");
-    assert_eq!(server.replay.bytes(), [sync(), anew(), sent].concat());
-    bench.receive_whole(
-        &mut server,
-        &[ready(), CLOSED.to_vec(), PARSED.to_vec()].concat(),
-    );
+    let again = [sync(), anew(), bind("PGBOUNCER_2"), rest].concat();
+    assert_eq!(server.replay.bytes(), again);
+    bench.receive_whole(&mut server, &[ready(), PARSED.to_vec()].concat());
     assert!(!server.is_settled());
     bench.receive_whole(
         &mut server,
@@ -81,7 +75,7 @@ fn a_statement_is_described_as_it_is_made_anew() {
         bench.send_whole(&mut server, &[describe("s"), sync()].concat());
         let got = bench.receive(&mut server, &[parameters(23), outdated()].concat(), piece);
         assert_eq!(got, b"", "pieces of {piece}");
-        let all = [&ready()[..], CLOSED, PARSED, &answers].concat();
+        let all = [&ready()[..], PARSED, &answers].concat();
         assert_eq!(bench.receive(&mut server, &all, piece), answers);
         assert!(server.is_settled());
     }
@@ -97,10 +91,7 @@ fn a_batch_is_sent_again_once() {
         &mut server,
         &[bind("s"), describe_portal(), sync()].concat(),
     );
-    bench.receive_whole(
-        &mut server,
-        &[outdated(), ready(), CLOSED.to_vec()].concat(),
-    );
+    bench.receive_whole(&mut server, &[outdated(), ready()].concat());
     let answers = [PARSED.to_vec(), outdated(), ready()].concat();
     let got = bench.receive_whole(&mut server, &answers);
     assert_eq!(got, [outdated(), ready()].concat());
@@ -148,18 +139,41 @@ fn a_batch_kept_of_a_client_that_left_is_never_sent_again() {
 }
 
 #[test]
-fn an_outdated_statement_is_made_anew_at_its_next_use() {
+fn who_may_know_the_columns_gets_the_error_until_it_prepares_anew() {
     let (mut bench, mut server) = with_statement();
+    let mut other = bench.beside();
+    let known = [parse("t", "select 1"), sync()].concat();
+    let mut back = Vec::new();
+    let walked = other.flow.unlinked(&known, &mut other.around, &mut back);
+    assert_eq!(walked, Ok((known.len(), Stop::End)));
     bench.send_whole(&mut server, &[bind("s"), execute(), sync()].concat());
-    let got = bench.receive_whole(&mut server, &[outdated(), ready()].concat());
-    assert_eq!(got, [outdated(), ready()].concat());
-    let sent = bench.send_whole(&mut server, &[bind("s"), execute(), sync()].concat());
-    let expected = [
-        close("PGBOUNCER_1"),
-        parse("PGBOUNCER_1", "select 1"),
-        bind("PGBOUNCER_1"),
-        execute(),
-        sync(),
-    ];
-    assert_eq!(sent, expected.concat());
+    let error = [outdated(), ready()].concat();
+    assert_eq!(bench.receive_whole(&mut server, &error), error);
+
+    let batch = [close("s"), parse("s", "select 1"), bind("s"), sync()].concat();
+    let sent = bench.send_whole(&mut server, &batch);
+    assert_eq!(sent, [anew(), bind("PGBOUNCER_2"), sync()].concat());
+    bench.receive_whole(&mut server, &[PARSED, BOUND, &ready()].concat());
+    let sent = other.send_whole(&mut server, &bind("t"));
+    assert_eq!(sent, bind("PGBOUNCER_1"), "it has not been told");
+}
+
+#[test]
+fn what_sql_prepared_is_made_anew_at_its_next_use() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    bench.send_whole(&mut server, &query("prepare p as select 1"));
+    let answer = [CLOSED.to_vec(), complete("PREPARE"), ready()].concat();
+    bench.receive_whole(&mut server, &answer);
+    bench.send_whole(&mut server, &query("execute p"));
+    let error = [outdated(), ready()].concat();
+    assert_eq!(bench.receive_whole(&mut server, &error), error);
+    let text = query("execute p");
+    let mut scratch = BytesMut::new();
+    let mut out = Splice::new(&text, &mut scratch);
+    let around = &mut bench.around;
+    let walked = bench
+        .flow
+        .client_chunk(&text, &mut server, around, &mut out, &mut Vec::new());
+    assert_eq!(walked, Ok((0, Stop::NeedAnswers)));
+    assert!(out.output().starts_with(&close("PGBOUNCER_1")));
 }
