@@ -9,14 +9,14 @@ use crate::harness::process;
 use rustix::process::{Signal, kill_process};
 use std::process::{Command, Stdio};
 
-/// Clients, servers, and transactions of each client.
-const CLIENTS: &str = "64";
-const SERVERS: usize = 20;
-const EACH: &str = "250";
-const TRANSACTIONS: f64 = 64.0 * 250.0;
+/// Clients and servers.
+const CLIENTS: u32 = 64;
+const SERVERS: u32 = 20;
+
+/// How long transactions are counted, in seconds.
+const SECONDS: &str = "5";
 
 /// Two reads and two writes, and a share of the waits for what is ready.
-/// What 64 logins cost is in it too.
 const BUDGET: f64 = 4.4;
 
 /// System calls of the pooler for each transaction of a crowd of clients.
@@ -26,28 +26,36 @@ fn calls(mode: &str) -> f64 {
         .set("log_connections", 0)
         .set("log_disconnections", 0)
         .start();
-    let script = pooler
-        .folder
-        .write("one.sql", "\\set n random(1, 1000)\nselect :n;\n");
+    let text = "\\set n random(1, 1000)\nselect :n;\n";
+    let script = pooler.folder.write("one.sql", text);
     let script = script.to_str().expect("our own name");
-    let run = [
-        "-c", CLIENTS, "-j", "1", "-t", EACH, "-M", mode, "-f", script,
-    ];
+    let clients = CLIENTS.to_string();
+    let common = ["-c", &clients, "-j", "1", "-M", mode, "-f", script];
+    let run = |more: &[&str]| pgbench_of(&pooler, &[&common, more].concat());
     // The servers are there before anything is counted.
-    pgbench_of(&pooler, &["-c", CLIENTS, "-t", "10", "-f", script]);
+    run(&["-t", "10"]);
+    // What the logins cost is known from a run of hardly more than logins.
+    let (logins, few) = traced(&pooler, || run(&["-t", "1"]));
+    let (all, many) = traced(&pooler, || run(&["-T", SECONDS]));
+    f64::from(all - logins) / f64::from(many - few)
+}
+
+/// System calls of the pooler while pgbench runs, and its transactions.
+fn traced(pooler: &Pooler<'_>, run: impl FnOnce() -> String) -> (u32, u32) {
     let report = pooler.folder.path().join("strace");
     let mut strace = Command::new("strace");
     strace.args(["-f", "-c", "-o"]).arg(&report).arg("-p");
-    strace.arg(pooler.pid().to_string()).stdout(Stdio::null());
+    strace.arg(pooler.pid().to_string()).stderr(Stdio::piped());
     let strace = process::spawn(strace);
-    wait_traced(&pooler);
-    pgbench_of(&pooler, &run);
+    wait_traced(pooler);
+    let done = run();
     kill_process(pid_of(&strace), Signal::INT).expect("strace runs");
     let output = strace.wait_with_output().expect("strace ends");
     let report = std::fs::read_to_string(&report)
         .unwrap_or_else(|error| panic!("no report of strace: {error}; {output:?}"));
-    println!("{mode}:\n{report}");
-    total(&report) / TRANSACTIONS
+    println!("{report}");
+    let done = done.split('/').next().and_then(|done| done.parse().ok());
+    (total(&report), done.expect("a number of transactions"))
 }
 
 /// Waits until every thread of the pooler is traced.
@@ -69,7 +77,7 @@ fn wait_traced(pooler: &Pooler<'_>) {
 }
 
 /// The number of calls in the last line of strace's summary.
-fn total(report: &str) -> f64 {
+fn total(report: &str) -> u32 {
     let line = report.lines().find(|line| line.ends_with(" total"));
     let calls = line.and_then(|line| line.split_whitespace().nth(3));
     calls
