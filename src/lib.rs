@@ -13,7 +13,7 @@
 //!   4   client       http       prepare  one client from accept to Terminate; metrics pages; seeding + migrations
 //!   3   pool         gateway             which server for which client; what a statement is and is counted as
 //!   2   server       process             one logged-in PostgreSQL connection; signals, pid file, daemon
-//!   1   net          auth                sockets, DNS; who may log in (exchanges without I/O)
+//!   1   net          auth                sockets, TLS, DNS; who may log in (exchanges without I/O)
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
 //! ```
 

@@ -48,8 +48,8 @@ pub enum AuthType {
 }
 
 /// Whether TLS is used and what is checked (`client_tls_sslmode`,
-/// `server_tls_sslmode`), in libpq's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// `server_tls_sslmode`), in libpq's words, from the weakest on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum SslMode {
     /// No TLS.
     #[default]

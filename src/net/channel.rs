@@ -84,13 +84,13 @@ impl Channel {
 
     /// Neither part of a message has arrived nor is part of one to be sent.
     pub fn is_clean(&self) -> bool {
-        self.carry.is_empty() && self.outbox.is_empty()
+        self.carry.is_empty() && self.is_drained()
     }
 
     /// Everything sent has left. While false, the side the bytes come from
     /// is not read: the back-pressure is TCP's.
     pub fn is_drained(&self) -> bool {
-        self.outbox.is_empty()
+        self.outbox.is_empty() && self.stream.is_drained()
     }
 
     /// Bytes that came and were not taken.
@@ -201,7 +201,7 @@ impl Channel {
         }
         // Give the memory back: it was needed for one slow moment.
         self.outbox = BytesMut::new();
-        Poll::Ready(Ok(()))
+        self.stream.poll_flush(cx)
     }
 
     /// Sends all of it, after what is still to leave. For code that is not on
@@ -222,9 +222,7 @@ impl Channel {
     pub async fn close_with(mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes).await?;
         self.stream.shutdown().await?;
-        let mut unread = [0; 1024];
-        while self.stream.read(&mut unread).await? > 0 {}
-        Ok(())
+        self.stream.skip_to_end().await
     }
 
     /// Reads one whole message of at most `limit` bytes. For code that is not
@@ -303,7 +301,7 @@ mod tests {
 
     fn pair() -> (Channel, UnixStream) {
         let (one, other) = UnixStream::pair().expect("a socket pair");
-        (Channel::new(Stream::Unix(one)), other)
+        (Channel::new(Stream::from(one)), other)
     }
 
     #[tokio::test]

@@ -49,14 +49,14 @@ pub async fn connect(
         Host::Name(name) => connect_tcp(name, port, first, options).await,
         Host::Directory(directory) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
-            UnixStream::connect(path).await.map(Stream::Unix)
+            UnixStream::connect(path).await.map(Stream::from)
         }
         Host::Abstract(name) => {
             let name = format!("{name}/.s.PGSQL.{port}");
             let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
             let stream = std::os::unix::net::UnixStream::connect_addr(&addr)?;
             stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream).map(Stream::Unix)
+            UnixStream::from_std(stream).map(Stream::from)
         }
     }
 }
@@ -74,7 +74,7 @@ async fn connect_tcp(
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 options.apply(&stream);
-                return Ok(Stream::Tcp(stream));
+                return Ok(Stream::from(stream));
             }
             Err(error) => failure = error,
         }

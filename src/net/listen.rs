@@ -161,11 +161,11 @@ impl Acceptor {
             Acceptor::Tcp(listener, options) => {
                 let (stream, _) = listener.accept().await?;
                 options.apply(&stream);
-                Ok(Stream::Tcp(stream))
+                Ok(stream.into())
             }
             Acceptor::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Stream::Unix(stream))
+                Ok(stream.into())
             }
         }
     }

@@ -6,6 +6,7 @@ mod connect;
 mod listen;
 mod options;
 mod stream;
+pub mod tls;
 
 pub use channel::{CHUNK_LEN, Channel, Message, Received};
 pub use connect::{Host, connect};

@@ -1,42 +1,274 @@
-//! One connected socket, TCP or Unix.
+//! One connected socket, TCP or Unix, with or without TLS.
 //!
 //! The contract is "chunk in, chunk out": a read fills a slice that the
-//! caller lends for that call only, a write takes one. Nothing is buffered
-//! here and no slice is held across an await, so that another way of doing
-//! I/O can serve it later.
+//! caller lends for that call only, a write takes one. No slice is held across
+//! an await, so that another way of doing I/O can serve it later. Nothing is
+//! buffered here, but under TLS a write may leave sealed bytes behind
+//! ([`Stream::is_drained`]) and a read may find more than was asked for, which
+//! the next one gets.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected socket.
+use super::tls::{Cipher, HandshakeError, ServerTarget, Session};
+
+/// A connection.
 #[derive(Debug)]
-pub enum Stream {
-    /// TCP, with TCP_NODELAY set.
-    Tcp(TcpStream),
-    /// Unix domain.
-    Unix(UnixStream),
+pub struct Stream {
+    socket: Socket,
+    /// Boxed: plain connections carry no more than the question.
+    pub(super) tls: Option<Box<Session>>,
+}
+
+impl From<TcpStream> for Stream {
+    /// A TCP connection, with TCP_NODELAY set.
+    fn from(stream: TcpStream) -> Stream {
+        Stream::plain(Socket::Tcp(stream))
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Stream {
+        Stream::plain(Socket::Unix(stream))
+    }
 }
 
 impl Stream {
+    fn plain(socket: Socket) -> Stream {
+        Stream { socket, tls: None }
+    }
+
+    /// Reads what is there, at most `buf.len()` bytes; 0 is the end.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &mut self.tls {
+            None => self.socket.poll_recv(cx, buf),
+            Some(tls) => tls.poll_read(&self.socket, cx, buf),
+        }
+    }
+
+    /// Takes as much of `bytes` as the socket does. Under TLS some of what was
+    /// taken may wait for [`Stream::poll_flush`].
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.tls {
+            None => self.socket.poll_send(cx, bytes),
+            Some(tls) => tls.poll_write(&self.socket, cx, bytes),
+        }
+    }
+
+    /// Nothing that was taken waits to be sent.
+    pub fn is_drained(&self) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.is_drained())
+    }
+
+    /// Sends what was taken and waits.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.tls {
+            None => Poll::Ready(Ok(())),
+            Some(tls) => tls.poll_flush(&self.socket, cx),
+        }
+    }
+
+    /// Makes it a TLS connection whose client is the other side. `received` is
+    /// what was read of its first messages already.
+    ///
+    /// # Errors
+    /// Why the handshake failed. Nothing can be said on the connection then.
+    pub async fn accept_tls(
+        &mut self,
+        config: Arc<rustls::ServerConfig>,
+        received: &[u8],
+    ) -> Result<(), HandshakeError> {
+        let session = self.tls.insert(Box::new(Session::accept(config)?));
+        session.begin(received)?;
+        self.shake_hands().await
+    }
+
+    /// Makes it a TLS connection whose server is the other side.
+    ///
+    /// # Errors
+    /// As of [`Stream::accept_tls`].
+    pub async fn connect_tls(&mut self, target: ServerTarget) -> Result<(), HandshakeError> {
+        let session = self.tls.insert(Box::new(Session::connect(target)?));
+        session.begin(&[])?;
+        self.shake_hands().await
+    }
+
+    async fn shake_hands(&mut self) -> Result<(), HandshakeError> {
+        std::future::poll_fn(|cx| match &mut self.tls {
+            None => Poll::Ready(Ok(())),
+            Some(tls) => tls.poll_handshake(&self.socket, cx),
+        })
+        .await
+    }
+
+    /// What protects it, if anything does.
+    pub fn cipher(&self) -> Option<Cipher> {
+        self.tls.as_ref()?.cipher()
+    }
+
+    /// The protocol that both sides named in the TLS handshake (ALPN).
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.alpn()
+    }
+
+    /// The certificate of the other side, in DER. It has been verified.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.peer_certificate()
+    }
+
+    /// Reads, for code that is not on the forwarding path.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Sends all of it, for code that is not on the forwarding path.
+    ///
+    /// # Errors
+    /// The socket's, and `WriteZero`.
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match std::future::poll_fn(|cx| self.poll_write(cx, bytes)).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => bytes = &bytes[written..],
+            }
+        }
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Ends our side of the stream.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        use tokio::io::AsyncWriteExt;
+        if let Some(tls) = &mut self.tls {
+            tls.queue_close();
+            std::future::poll_fn(|cx| self.poll_flush(cx)).await?;
+        }
+        match &mut self.socket {
+            Socket::Tcp(stream) => stream.shutdown().await,
+            Socket::Unix(stream) => stream.shutdown().await,
+        }
+    }
+
+    /// Throws away whatever still comes until the other side has ended its
+    /// stream: unread bytes would reset the connection before it has read what
+    /// it was sent.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn skip_to_end(&mut self) -> io::Result<()> {
+        let mut unread = [0; 1024];
+        while std::future::poll_fn(|cx| self.socket.poll_recv(cx, &mut unread)).await? > 0 {}
+        Ok(())
+    }
+
+    /// Writes what the socket takes at once, for farewells that nobody waits
+    /// for.
+    pub fn write_now(&mut self, bytes: &[u8]) {
+        let mut cx = Context::from_waker(Waker::noop());
+        // The other side may be gone already; it is being left anyway.
+        drop(self.poll_write(&mut cx, bytes));
+    }
+
+    /// Says that it is about to be closed, where the other side expects that
+    /// to be said.
+    pub fn write_end(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.queue_close();
+            let mut cx = Context::from_waker(Waker::noop());
+            drop(tls.poll_flush(&self.socket, &mut cx));
+        }
+    }
+
+    /// Whether an idle connection is still open and has nothing to say. Costs
+    /// no system call unless something has happened to it.
+    pub fn is_quiet(&self) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.is_quiet()) && self.socket.is_quiet()
+    }
+
+    /// Moves the connection to the reactor of the calling thread.
+    ///
+    /// # Errors
+    /// The reactor's; the socket is closed then.
+    pub fn rehome(self) -> io::Result<Stream> {
+        let socket = match self.socket {
+            Socket::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Socket::Tcp),
+            Socket::Unix(stream) => UnixStream::from_std(stream.into_std()?).map(Socket::Unix),
+        };
+        Ok(Stream {
+            socket: socket?,
+            tls: self.tls,
+        })
+    }
+
+    /// Whether it is a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket, Socket::Unix(_))
+    }
+
+    /// The other side.
+    pub fn peer(&self) -> Address {
+        match &self.socket {
+            Socket::Tcp(stream) => Address::of_tcp(stream.peer_addr()),
+            Socket::Unix(stream) => Address::Unix {
+                pid: stream.peer_cred().ok().and_then(|cred| cred.pid()),
+            },
+        }
+    }
+
+    /// This side.
+    pub fn local(&self) -> Address {
+        match &self.socket {
+            Socket::Tcp(stream) => Address::of_tcp(stream.local_addr()),
+            Socket::Unix(_) => Address::Unix { pid: None },
+        }
+    }
+
+    /// The user id of the process at the other end of a Unix socket.
+    pub fn peer_uid(&self) -> Option<u32> {
+        match &self.socket {
+            Socket::Tcp(_) => None,
+            Socket::Unix(stream) => stream.peer_cred().ok().map(|cred| cred.uid()),
+        }
+    }
+}
+
+/// A connected socket: what is below TLS.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
     /// Reads what is there, at most `buf.len()` bytes; 0 is the end.
     ///
     /// A short read clears the readiness, so that the next call does not cost
     /// a system call to find nothing.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_transfer(cx, Interest::READABLE, buf.len(), |fd| {
             Ok(recv(fd, &mut *buf, RecvFlags::empty())?.0)
         })
     }
 
     /// Writes as much of `bytes` as the socket takes.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_transfer(cx, Interest::WRITABLE, bytes.len(), |fd| {
             Ok(send(fd, bytes, SendFlags::NOSIGNAL)?)
         })
@@ -75,10 +307,10 @@ impl Stream {
 
     fn poll_ready(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
         match (self, interest.is_readable()) {
-            (Stream::Tcp(stream), true) => stream.poll_read_ready(cx),
-            (Stream::Tcp(stream), false) => stream.poll_write_ready(cx),
-            (Stream::Unix(stream), true) => stream.poll_read_ready(cx),
-            (Stream::Unix(stream), false) => stream.poll_write_ready(cx),
+            (Socket::Tcp(stream), true) => stream.poll_read_ready(cx),
+            (Socket::Tcp(stream), false) => stream.poll_write_ready(cx),
+            (Socket::Unix(stream), true) => stream.poll_read_ready(cx),
+            (Socket::Unix(stream), false) => stream.poll_write_ready(cx),
         }
     }
 
@@ -88,106 +320,22 @@ impl Stream {
         call: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>,
     ) -> io::Result<R> {
         match self {
-            Stream::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
-            Stream::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
+            Socket::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
+            Socket::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
         }
     }
 
-    /// Reads, for code that is not on the forwarding path.
-    ///
-    /// # Errors
-    /// The socket's.
-    pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        std::future::poll_fn(|cx| self.poll_read(cx, buf)).await
-    }
-
-    /// Writes all of it, for code that is not on the forwarding path.
-    ///
-    /// # Errors
-    /// The socket's, and `WriteZero`.
-    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match std::future::poll_fn(|cx| self.poll_write(cx, bytes)).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => bytes = &bytes[written..],
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends our side of the stream.
-    ///
-    /// # Errors
-    /// The socket's.
-    pub async fn shutdown(&mut self) -> io::Result<()> {
-        use tokio::io::AsyncWriteExt;
-        match self {
-            Stream::Tcp(stream) => stream.shutdown().await,
-            Stream::Unix(stream) => stream.shutdown().await,
-        }
-    }
-
-    /// Writes what the socket takes at once, for farewells that nobody waits
-    /// for.
-    pub fn write_now(&mut self, bytes: &[u8]) {
-        let written = match self {
-            Stream::Tcp(stream) => stream.try_write(bytes),
-            Stream::Unix(stream) => stream.try_write(bytes),
-        };
-        // The other side may be gone already; it is being left anyway.
-        drop(written);
-    }
-
-    /// Whether an idle socket is still open and has nothing to say. Costs no
-    /// system call unless something has happened to it.
-    pub fn is_quiet(&self) -> bool {
+    /// Whether nothing has come and the other side has not gone.
+    fn is_quiet(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         if self.poll_ready(&mut cx, Interest::READABLE).is_pending() {
             return true;
         }
         let mut byte = [0];
-        let read = match self {
-            Stream::Tcp(stream) => stream.try_read(&mut byte),
-            Stream::Unix(stream) => stream.try_read(&mut byte),
-        };
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Moves the socket to the reactor of the calling thread.
-    ///
-    /// # Errors
-    /// The reactor's; the socket is closed then.
-    pub fn rehome(self) -> io::Result<Stream> {
-        match self {
-            Stream::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Stream::Tcp),
-            Stream::Unix(stream) => UnixStream::from_std(stream.into_std()?).map(Stream::Unix),
-        }
-    }
-
-    /// The other side.
-    pub fn peer(&self) -> Address {
-        match self {
-            Stream::Tcp(stream) => Address::of_tcp(stream.peer_addr()),
-            Stream::Unix(stream) => Address::Unix {
-                pid: stream.peer_cred().ok().and_then(|cred| cred.pid()),
-            },
-        }
-    }
-
-    /// This side.
-    pub fn local(&self) -> Address {
-        match self {
-            Stream::Tcp(stream) => Address::of_tcp(stream.local_addr()),
-            Stream::Unix(_) => Address::Unix { pid: None },
-        }
-    }
-
-    /// The user id of the process at the other end of a Unix socket.
-    pub fn peer_uid(&self) -> Option<u32> {
-        match self {
-            Stream::Tcp(_) => None,
-            Stream::Unix(stream) => stream.peer_cred().ok().map(|cred| cred.uid()),
-        }
+        let seen = self.try_io(Interest::READABLE, |fd| {
+            Ok(recv(fd, &mut byte, RecvFlags::PEEK)?.0)
+        });
+        matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -36,7 +36,7 @@ pub async fn send_cancel(record: &Record, limit: Duration) -> io::Result<()> {
 async fn connect(record: &Record) -> io::Result<Stream> {
     if let Address::Tcp(address) = record.address {
         let stream = tokio::net::TcpStream::connect(address).await?;
-        return Ok(Stream::Tcp(stream));
+        return Ok(stream.into());
     }
     let (host, port) = &record.host;
     net::connect(host, *port, 0, &SocketOptions::default()).await

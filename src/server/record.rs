@@ -214,7 +214,7 @@ mod tests {
         let _inside = runtime.enter();
         let stream = tokio::net::UnixStream::from_std(one).expect("a socket");
         let host = (Host::read("/run"), 5432);
-        Record::new(1, 1, host, &Stream::Unix(stream), Micros::ZERO)
+        Record::new(1, 1, host, &Stream::from(stream), Micros::ZERO)
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Scene {
     fn connect(&self, user: &str, admin: bool) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let client = ConsoleClient {
-            channel: Channel::new(Stream::Unix(ours)),
+            channel: Channel::new(Stream::from(ours)),
             user: user.to_owned(),
             admin,
             id: self.bouncer.next_id(),
