@@ -583,7 +583,7 @@ async fn first_server(
             self.1.leave(self.2, self.0.now());
         }
     }
-    match pool.checkout(client, worker.id, worker.now()) {
+    match pool.checkout_first(client, worker.id, worker.now()) {
         Checkout::Ready(lease) => lease.give_back(worker.now()),
         Checkout::Failing(failure) => return Err(Refusal::Server(failure)),
         Checkout::Queued => {

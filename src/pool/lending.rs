@@ -171,6 +171,27 @@ impl Pool {
     /// A queued client goes. A server that was just granted to it is passed
     /// on.
     pub fn leave(self: &Arc<Self>, client: &Arc<Client>, now: Micros) {
+    /// As [`Pool::checkout`], for a client that logs in: it waits for a server
+    /// that cannot be reached, and is told only what a server has refused.
+    pub fn checkout_first(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        home: usize,
+        now: Micros,
+    ) -> Checkout<Lease> {
+        match self.checkout(client, home, now) {
+            Checkout::Failing(failure) if !failure.refused => {
+                self.state().enqueue(client, home, now);
+                self.launch(home);
+                if self.is_removed() {
+                    self.dismiss_waiting();
+                }
+                Checkout::Queued
+            }
+            answer => answer,
+        }
+    }
+
         let was_waiting = self.state().leave(client);
         if !was_waiting && let Some(Grant::Server(server)) = client.take_grant() {
             self.give_back(server, now);
@@ -357,7 +378,10 @@ impl Pool {
                 record.mark();
             }
         }
-        self.close_idle(|server, _, _| server.record.is_marked().then_some("close_needed"));
+        self.close_idle(|server, _, _| server.record.is_marked().then_some(OBSOLETE));
+        // Who waits need not wait for what failed by the old settings.
+        self.state().forget_failure();
+        self.launch(bouncer.control_home());
     }
 
     /// No client gets a server of it any more: those that wait are told so,

@@ -174,12 +174,17 @@ impl<S, W: PartialEq + Clone> State<S, W> {
         {
             return Checkout::Failing(failing.failure.clone());
         }
+        self.enqueue(client, home, now);
+        Checkout::Queued
+    }
+
+    /// Puts a client into the queue, whatever has failed so far.
+    pub fn enqueue(&mut self, client: &W, home: usize, now: Micros) {
         self.waiting.push_back(Waiting {
             client: client.clone(),
             home,
             since: now,
         });
-        Checkout::Queued
     }
 
     /// A waiting client has gone. False if it was not waiting any more: then
@@ -254,6 +259,11 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// Why logins have been failing, if they have.
     pub fn failure(&self) -> Option<Arc<LoginFailure>> {
         self.failing.as_ref().map(|f| f.failure.clone())
+    }
+
+    /// What has failed says nothing about the next login any more.
+    pub fn forget_failure(&mut self) {
+        self.failing = None;
     }
 
     /// `pool_size` is reached: what is opened now is from the reserve.
@@ -601,6 +611,18 @@ mod tests {
         pool.login_failed(refusal(), at(0));
         assert_eq!(pool.checkout(&2, 0, at(1)), Checkout::Queued);
         assert_eq!(pool.logins_wanted(at(1)), 1);
+    }
+
+    #[test]
+    fn a_forgotten_failure_neither_answers_nor_delays() {
+        let mut pool = pool(1);
+        pool.checkout(&1, 0, at(0));
+        pool.login_begun();
+        pool.login_failed(refusal(), at(0));
+        assert!(matches!(pool.checkout(&2, 0, at(0)), Checkout::Failing(_)));
+        pool.forget_failure();
+        assert_eq!(pool.checkout(&2, 0, at(0)), Checkout::Queued);
+        assert_eq!(pool.logins_wanted(at(0)), 1);
     }
 
     #[test]

@@ -198,6 +198,6 @@ async fn a_session_moves_with_its_socket() {
 
 #[test]
 fn plain_connections_carry_a_pointer() {
-    let socket = size_of::<crate::net::stream::Socket>();
+    let socket = size_of::<Socket>();
     assert_eq!(size_of::<Stream>(), socket + size_of::<usize>());
 }
