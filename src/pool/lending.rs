@@ -14,6 +14,9 @@ use crate::server::{self, Retired, Server, ServerState};
 use crate::stats::Micros;
 use crate::wire::backend;
 
+/// PgBouncer's words for a server that was made by other settings.
+const OBSOLETE: &str = "database configuration changed";
+
 /// How long a reset query may take before its server is given up.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
 
@@ -168,9 +171,6 @@ impl Pool {
         }
     }
 
-    /// A queued client goes. A server that was just granted to it is passed
-    /// on.
-    pub fn leave(self: &Arc<Self>, client: &Arc<Client>, now: Micros) {
     /// As [`Pool::checkout`], for a client that logs in: it waits for a server
     /// that cannot be reached, and is told only what a server has refused.
     pub fn checkout_first(
@@ -192,6 +192,9 @@ impl Pool {
         }
     }
 
+    /// A queued client goes. A server that was just granted to it is passed
+    /// on.
+    pub fn leave(self: &Arc<Self>, client: &Arc<Client>, now: Micros) {
         let was_waiting = self.state().leave(client);
         if !was_waiting && let Some(Grant::Server(server)) = client.take_grant() {
             self.give_back(server, now);
@@ -203,7 +206,7 @@ impl Pool {
         server.record.unlink();
         if server.record.is_marked() || self.is_removed() {
             self.state().active_closing();
-            return self.close_counted(server, "close_needed");
+            return self.close_counted(server, OBSOLETE);
         }
         server.record.set_state(ServerState::Idle);
         let home = server.home;
