@@ -21,6 +21,8 @@ pub enum Reason {
     Mechanism,
     /// SCRAM failed.
     Sasl(Cause),
+    /// `cert` failed.
+    Certificate(&'static str),
 }
 
 /// What exactly failed. For the log, never for the client.
@@ -56,6 +58,7 @@ impl Reason {
             Reason::EmptyPassword => "empty password returned by client",
             Reason::Mechanism => "client selected an invalid SASL authentication mechanism",
             Reason::Sasl(_) => "SASL authentication failed",
+            Reason::Certificate(_) => "certificate authentication failed",
         }
     }
 }
@@ -65,6 +68,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::Trust { user } => write!(f, "no such user: {user}"),
             Reason::Password(cause) | Reason::Sasl(cause) => cause.fmt(f),
+            Reason::Certificate(why) => f.write_str(why),
             Reason::EmptyPassword | Reason::Mechanism => f.write_str(self.client_text()),
         }
     }

@@ -29,9 +29,12 @@ pub enum Method {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// The name in the certificate of the TLS connection. No messages:
+    /// [`ClientStep::by_certificate`].
+    Cert,
 }
 
-/// An `auth_type` that is decided elsewhere (certificate, rules, directories).
+/// An `auth_type` that is decided elsewhere (rules, directories).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnsupportedMethod(pub AuthType);
 
@@ -45,9 +48,8 @@ impl TryFrom<AuthType> for Method {
             AuthType::Plain => Ok(Method::Plain),
             AuthType::Md5 => Ok(Method::Md5),
             AuthType::ScramSha256 => Ok(Method::ScramSha256),
-            AuthType::Cert | AuthType::Hba | AuthType::Ldap | AuthType::Pam => {
-                Err(UnsupportedMethod(auth_type))
-            }
+            AuthType::Cert => Ok(Method::Cert),
+            AuthType::Hba | AuthType::Ldap | AuthType::Pam => Err(UnsupportedMethod(auth_type)),
         }
     }
 }
@@ -200,6 +202,7 @@ impl ClientExchange {
             Method::Any | Method::Trust => {
                 ClientStep::accept(Authenticated::new(user.into(), credential.cloned()))
             }
+            Method::Cert => ClientStep::by_certificate(user, credential, &[]),
             Method::Plain => ExpectPassword::start(Claim::new(user, credential)),
             Method::Md5 if !has_verifier => {
                 ExpectMd5Answer::start(Claim::new(user, credential), random)
@@ -223,6 +226,26 @@ impl ClientExchange {
 }
 
 impl ClientStep {
+    /// Admits a known user whom the client's certificate names. `names` are
+    /// those of a certificate that has been verified; none without one.
+    pub fn by_certificate(
+        user: &str,
+        credential: Option<&Arc<Credential>>,
+        names: &[String],
+    ) -> Self {
+        let refuse = |why| ClientStep::Reject(Reason::Certificate(why));
+        if names.is_empty() {
+            return refuse("TLS client certificate required");
+        }
+        if credential.is_none() {
+            return refuse("no such user");
+        }
+        if !names.iter().any(|name| name == user) {
+            return refuse("TLS certificate name mismatch");
+        }
+        ClientStep::accept(Authenticated::new(user.into(), credential.cloned()))
+    }
+
     fn accept(authenticated: Authenticated) -> Self {
         ClientStep::Accept {
             message: None,

@@ -542,7 +542,7 @@ fn auth_types_decided_elsewhere_are_no_methods() {
         Method::try_from(AuthType::ScramSha256),
         Ok(Method::ScramSha256)
     );
-    for auth_type in [AuthType::Cert, AuthType::Hba, AuthType::Ldap, AuthType::Pam] {
+    for auth_type in [AuthType::Hba, AuthType::Ldap, AuthType::Pam] {
         assert_eq!(
             Method::try_from(auth_type),
             Err(UnsupportedMethod(auth_type))
