@@ -85,11 +85,12 @@ impl Console {
 
     /// Serves one client until it leaves. Runs on the runtime of the caller.
     pub async fn serve(self: Arc<Self>, client: ConsoleClient) {
-        let (address, local) = (client.channel.stream.peer(), client.channel.stream.local());
+        let stream = &client.channel.stream;
+        let (address, local, cipher) = (stream.peer(), stream.local(), stream.cipher());
         let visitor = Visitor::new(
             (client.id, client.connected_at),
             (client.user, client.admin),
-            (address, local),
+            (address, local, cipher),
         );
         self.logins.fetch_add(1, Ordering::Relaxed);
         match client.channel.rehome() {

@@ -74,7 +74,7 @@ impl Session {
     /// Serves it. `greeting` is what the login has left to say.
     pub async fn run(mut self, greeting: Vec<u8>) {
         let end = self.converse(greeting).await;
-        let Session { entry, channel } = self;
+        let Session { entry, mut channel } = self;
         entry.log_end(&end);
         let (console, visitor) = (entry.console.clone(), entry.visitor.clone());
         // Whoever killed it waits for this.
@@ -88,6 +88,8 @@ impl Session {
             if !matches!(sent, Ok(Ok(()))) {
                 tracing::debug!("console client did not take its last message");
             }
+        } else {
+            channel.stream.write_end();
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use crate::auth;
 use crate::net::Address;
+use crate::net::tls::Cipher;
 use crate::pool::CancelKey;
 use crate::stats::Micros;
 
@@ -26,6 +27,8 @@ pub struct Visitor {
     pub address: Address,
     /// Our end.
     pub local: Address,
+    /// What protects the connection, if anything does.
+    pub cipher: Option<Cipher>,
     /// When it connected.
     pub connected_at: Micros,
     /// Its cancel key.
@@ -43,7 +46,7 @@ impl Visitor {
     pub fn new(
         (id, connected_at): (u64, Micros),
         (user, admin): (String, bool),
-        (address, local): (Address, Address),
+        (address, local, cipher): (Address, Address, Option<Cipher>),
     ) -> Visitor {
         let mut key = CancelKey::default();
         auth::os_random(&mut key);
@@ -55,6 +58,7 @@ impl Visitor {
             admin,
             address,
             local,
+            cipher,
             connected_at,
             key,
             cancel: Arc::default(),

@@ -18,9 +18,10 @@ use crate::admin::{Console, ShutdownMode, VERSION};
 use crate::auth::{self, ScramSettings, UserList};
 use crate::balancer::Balancer;
 use crate::client::{LoginPolicy, OnConsole};
-use crate::config::{self, Config, SslMode};
+use crate::config::{self, Config};
 use crate::gateway::{Queries, QueryCollector};
 use crate::http::{PoolerCollector, ProcessCollector, ProgramCollector};
+use crate::net::tls::{Tls, TlsFault};
 use crate::pool::{Bouncer, SWEEP_INTERVAL};
 use crate::prepare;
 use crate::process::{self, LogQueue, PidFile, Signal, Signals};
@@ -68,6 +69,7 @@ pub fn run(start: Start) -> ExitCode {
 /// A process that is who it should be, and logs.
 struct Ready {
     config: Config,
+    tls: Tls,
     _pid_file: Option<PidFile>,
     /// Last, so that everything before it can still log its end.
     log: LogGuard,
@@ -75,8 +77,9 @@ struct Ready {
 
 fn prepare_process(start: &Start) -> Result<Ready, String> {
     let loaded = Config::load(&start.config).map_err(|error| error.to_string())?;
+    refuse_unsupported(&loaded.config)?;
+    let (tls, tls_notes) = load_tls(&loaded)?;
     let config = loaded.config;
-    refuse_unsupported(&config)?;
     let user = start.user.clone().or(config.pgbouncer.user.clone());
     if let Some(user) = user {
         process::switch_user(&user).map_err(|error| error.to_string())?;
@@ -100,7 +103,7 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
         format: log_format(start, &config),
     })
     .map_err(|error| format!("could not open logfile '{}': {error}", settings.logfile))?;
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.iter().chain(&tls_notes) {
         tracing::warn!("{warning}");
     }
     let pid_file = match settings.pidfile.as_str() {
@@ -109,6 +112,7 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
     };
     Ok(Ready {
         config,
+        tls,
         _pid_file: pid_file,
         log,
     })
@@ -117,26 +121,25 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
 /// Settings that would promise what is not there yet.
 fn refuse_unsupported(config: &Config) -> Result<(), String> {
     let settings = &config.pgbouncer;
-    if settings.client_tls_sslmode != SslMode::Disable {
-        return Err(format!(
-            "{}: client_tls_sslmode: TLS is not supported yet; remove the setting or set it to disable",
-            config.path.display()
-        ));
-    }
-    let optional = [SslMode::Disable, SslMode::Allow, SslMode::Prefer];
-    if !optional.contains(&settings.server_tls_sslmode) {
-        return Err(format!(
-            "{}: server_tls_sslmode: TLS is not supported yet; set it to prefer or disable",
-            config.path.display()
-        ));
-    }
     auth::Method::try_from(settings.auth_type).map_err(|unsupported| {
         format!(
-            "{}: auth_type: {unsupported}; supported: trust, plain, md5, scram-sha-256, any",
+            "{}: auth_type: {unsupported}; supported: trust, plain, md5, scram-sha-256, cert, any",
             config.path.display()
         )
     })?;
     Ok(())
+}
+
+/// Reads the files of the TLS settings. What is wrong with one is told with
+/// the place of the setting.
+fn load_tls(loaded: &config::Loaded) -> Result<(Tls, Vec<config::Warning>), String> {
+    let placed = |fault: TlsFault| config::Warning {
+        place: loaded.place(&fault.setting),
+        what: fault.what,
+        remedy: fault.remedy,
+    };
+    let (tls, notes) = Tls::load(&loaded.config.pgbouncer).map_err(|f| placed(f).to_string())?;
+    Ok((tls, notes.into_iter().map(placed).collect()))
 }
 
 /// What `verbose` comes to: the file's line replaces the command line's.
@@ -172,6 +175,7 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     };
     let user_list = load_user_list(&config, None);
     let bouncer = Bouncer::new(config.clone(), user_list, workers);
+    bouncer.set_tls(ready.tls.clone());
     let monitoring = Monitoring::open(&config, &control)?;
     let (readiness, reloads) = (monitoring.readiness.clone(), monitoring.reloads.clone());
     let log = ready.log.queue().clone();

@@ -1,5 +1,7 @@
 //! From the first byte of a connection to its greeting.
 
+mod encryption;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use super::session::{End, Session};
 use super::startup::{Identity, StartupFault};
 use super::worker::{Worker, send_fatal};
 use crate::auth::{self, Authenticated, ClientExchange, ClientStep, Method, ScramSettings};
+use crate::net::tls;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::state::{Checkout, LoginFailure};
 use crate::pool::{
@@ -31,6 +34,9 @@ const MAX_DERIVATIONS: usize = 4;
 
 /// The limit of a login where the setting has none: every wait has a deadline.
 const LONGEST_LOGIN: Duration = Duration::from_secs(3600);
+
+/// PgBouncer's words for the request for TLS.
+const SSL_REQUEST: &str = "SSL request";
 
 /// PgBouncer's words for `max_db_client_connections`.
 const DATABASE_FULL: &str = "client connections exceeded (max_db_client_connections)";
@@ -191,7 +197,10 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
         Err(_) => Err("client_login_timeout".into()),
     };
     match outcome {
-        Ok(Passed::Nobody) | Err(Refusal::Silent) => Admitted::Nobody,
+        Ok(Passed::Nobody) | Err(Refusal::Silent) => {
+            login.channel.stream.write_end();
+            Admitted::Nobody
+        }
         Ok(Passed::Session(passed)) => passed.into_session(login, socket),
         Ok(Passed::Console(mut client)) => Admitted::Console(Box::new(ConsoleClient {
             channel: login.channel,
@@ -290,12 +299,13 @@ impl Login {
         let mut places = self.take_places(database.as_ref(), &identity)?;
         if settings.log_connections {
             tracing::info!(
-                "C: {}/{}@{} login attempt: db={} user={} tls=no replication=no",
+                "C: {}/{}@{} login attempt: db={} user={} tls={} replication=no",
                 identity.database,
                 identity.user,
                 self.address,
                 identity.database,
-                identity.user
+                identity.user,
+                self.cipher()
             );
         }
         let method = self.method(database.as_deref())?;
@@ -334,9 +344,14 @@ impl Login {
         let (mut tls_asked, mut gss_asked) = (false, false);
         loop {
             let request;
-            let first = self.channel.peek(1).await?;
-            match first[0] {
+            let first = self.channel.peek(1).await?[0];
+            match first {
                 0 => {}
+                tls::HANDSHAKE if self.may_begin_with_tls(tls_asked || gss_asked) => {
+                    self.begin_with_tls().await?;
+                    tls_asked = true;
+                    continue;
+                }
                 frontend::PASSWORD => {
                     return Err("client password pkt before startup packet".into());
                 }
@@ -352,9 +367,13 @@ impl Login {
             self.channel.peek(len.min(MAX_STARTUP_LEN as usize)).await?;
             let packet = self.channel.take(len);
             match startup::read(&packet) {
+                Ok(First::SslRequest) if self.channel.stream.cipher().is_some() => {
+                    tracing::warn!("C: {} SSL req inside SSL", self.address);
+                    return Err(Refusal::Silent);
+                }
                 Ok(First::SslRequest) if !tls_asked => {
                     tls_asked = true;
-                    request = "SSL request";
+                    request = SSL_REQUEST;
                 }
                 Ok(First::GssEncRequest) if !gss_asked => {
                     gss_asked = true;
@@ -365,6 +384,9 @@ impl Login {
                     return Ok(None);
                 }
                 Ok(First::Version2) => return Err("old V2 protocol not supported".into()),
+                Ok(First::Startup { .. }) if !self.is_protected_enough() => {
+                    return Err("SSL required".into());
+                }
                 Ok(First::Startup { minor, parameters }) => {
                     let identity = Identity::read(parameters, &self.worker.bouncer)?;
                     return Ok(Some((minor, identity)));
@@ -382,7 +404,14 @@ impl Login {
                     "received unencrypted data after {request}"
                 )));
             }
-            self.channel.write_all(b"N").await?;
+            let offer = self.tls_offer().filter(|_| request == SSL_REQUEST);
+            match offer {
+                None => self.channel.write_all(b"N").await?,
+                Some(config) => {
+                    self.channel.write_all(b"S").await?;
+                    self.begin_tls(config, &[]).await?;
+                }
+            }
         }
     }
 
@@ -449,8 +478,12 @@ impl Login {
     ) -> Result<(Authenticated, Vec<u8>), Refusal> {
         let policy = self.worker.login.clone();
         let known = self.worker.bouncer.user_list().get(user).cloned();
-        let mut step =
-            ClientExchange::start(method, user, known.as_ref(), &policy.scram, auth::os_random);
+        let mut step = match method {
+            Method::Cert => ClientStep::by_certificate(user, known.as_ref(), &self.names()),
+            _ => {
+                ClientExchange::start(method, user, known.as_ref(), &policy.scram, auth::os_random)
+            }
+        };
         loop {
             step = match step {
                 ClientStep::Send { message, next } => {
@@ -534,6 +567,7 @@ impl Login {
             user,
             address: self.address,
             local: self.channel.stream.local(),
+            cipher: self.channel.stream.cipher(),
             connected_at: self.connected_at,
             application_name: identity.application_name.as_str().into(),
         }));

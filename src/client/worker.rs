@@ -24,7 +24,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const NEAREST_TIMER: Duration = Duration::from_secs(1);
 
 /// How long a client may take to read its last message.
-const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// What becomes of a client that has logged in to the console.
 pub type OnConsole = Box<dyn Fn(ConsoleClient) + Send + Sync>;
@@ -179,7 +179,12 @@ async fn serve(worker: Arc<Worker>, stream: Stream) {
 /// Tells the client why, if it may be told.
 async fn last_word(worker: &Worker, end: End, channel: Option<Channel>) {
     let (sqlstate, message) = match &end {
-        End::Left(_) | End::Lost(_) => return,
+        End::Left(_) | End::Lost(_) => {
+            if let Some(mut channel) = channel {
+                channel.stream.write_end();
+            }
+            return;
+        }
         End::Fatal(message) => (backend::PROTOCOL_VIOLATION, *message),
         End::Refused { sqlstate, message } => (sqlstate.as_str(), message.as_str()),
     };

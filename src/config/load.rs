@@ -106,6 +106,15 @@ impl Loaded {
         is_given(&self.given, name)
     }
 
+    /// Where the file gives this setting of `[pgbouncer]`; the file as a whole
+    /// if it does not.
+    pub fn place(&self, name: &str) -> Place {
+        let given = self.given.get(&(Title::Pgbouncer, name.to_owned()));
+        given
+            .cloned()
+            .unwrap_or_else(|| Place::file(&self.config.path))
+    }
+
     /// What a running process makes of a file it has read again, by
     /// PgBouncer's rules: settings that only a start changes keep their
     /// running values, settings without a default keep them unless the file

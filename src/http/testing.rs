@@ -80,6 +80,7 @@ pub(super) fn join(
         user: bouncer.user(user),
         address: Address::Unix { pid: None },
         local: Address::Unix { pid: None },
+        cipher: None,
         connected_at: Micros::ZERO,
         application_name: application_name.into(),
     }));

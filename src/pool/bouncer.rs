@@ -14,6 +14,7 @@ use super::state::Limits;
 use super::{Client, Database, Pool, User};
 use crate::auth::UserList;
 use crate::config::{self, Config, PoolMode};
+use crate::net::tls::Tls;
 use crate::net::{Host, SocketOptions};
 use crate::server::statements::Dictionary;
 use crate::server::{LoginError, ParameterSets, Record, Server, Target, Tracked};
@@ -53,6 +54,7 @@ pub struct Bouncer {
     /// Client sockets, logging in and cancel requests included.
     pub client_sockets: super::Budget,
     config: ArcSwap<Config>,
+    tls: ArcSwap<Tls>,
     /// Held by whoever changes the configuration.
     changing: Mutex<()>,
     user_list: ArcSwap<UserList>,
@@ -69,7 +71,7 @@ pub struct Bouncer {
 }
 
 impl Bouncer {
-    /// A pooler with the databases of `config`.
+    /// A pooler with the databases of `config`, and without TLS.
     pub fn new(config: Config, user_list: UserList, workers: usize) -> Arc<Bouncer> {
         let tracked = Arc::new(Tracked::new(&config.pgbouncer.track_extra_parameters));
         let bouncer = Arc::new(Bouncer {
@@ -82,6 +84,7 @@ impl Bouncer {
             servers: Registry::default(),
             client_sockets: super::Budget::default(),
             config: ArcSwap::from_pointee(config),
+            tls: ArcSwap::default(),
             changing: Mutex::default(),
             user_list: ArcSwap::from_pointee(user_list),
             databases: Registry::default(),
@@ -102,6 +105,21 @@ impl Bouncer {
     /// The configuration in force.
     pub fn config(&self) -> Guard<Arc<Config>> {
         self.config.load()
+    }
+
+    /// TLS as it is in force; not always what [`Bouncer::config`] says.
+    pub fn tls(&self) -> Guard<Arc<Tls>> {
+        self.tls.load()
+    }
+
+    /// Takes over new TLS settings. Connections stay as they are, but servers
+    /// are closed when they are next free if theirs have changed.
+    pub fn set_tls(&self, tls: Tls) {
+        let servers = tls.servers.clone();
+        let old = self.tls.swap(Arc::new(tls));
+        if old.servers != servers {
+            self.mark_servers(None);
+        }
     }
 
     /// The users of `auth_file`.

@@ -7,6 +7,7 @@ use std::task::Waker;
 use super::state::LoginFailure;
 use super::{Database, User};
 use crate::net::Address;
+use crate::net::tls::Cipher;
 use crate::server::Server;
 use crate::stats::Micros;
 
@@ -86,6 +87,8 @@ pub struct Client {
     pub address: Address,
     /// Our end.
     pub local: Address,
+    /// What protects the connection, if anything does.
+    pub cipher: Option<Cipher>,
     /// When it connected.
     pub connected_at: Micros,
     /// What it called itself at login.
@@ -138,6 +141,8 @@ pub struct NewClient {
     /// See [`Client`].
     pub local: Address,
     /// See [`Client`].
+    pub cipher: Option<Cipher>,
+    /// See [`Client`].
     pub connected_at: Micros,
     /// See [`Client`].
     pub application_name: Arc<str>,
@@ -153,6 +158,7 @@ impl Client {
             user: new.user,
             address: new.address,
             local: new.local,
+            cipher: new.cipher,
             connected_at: new.connected_at,
             application_name: new.application_name,
             state: AtomicU8::new(ClientState::Idle as u8),

@@ -8,6 +8,7 @@ use crate::admin::census::Census;
 use crate::admin::console::Console;
 use crate::admin::visitor::Visitor;
 use crate::net::Address;
+use crate::net::tls::Cipher;
 use crate::pool::{CONSOLE, Client, ClientState, Pool};
 use crate::server::{Record, ServerState};
 use crate::stats::Micros;
@@ -74,6 +75,7 @@ struct Connection {
     socket_state: &'static str,
     address: Address,
     local: Address,
+    cipher: Option<Cipher>,
     /// The port shown where the socket has none.
     unix_port: u16,
     connected_at: Micros,
@@ -193,6 +195,7 @@ fn of_client(client: &Client, pool: usize, unix_port: u16, now: Micros) -> Conne
         socket_state,
         address: client.address,
         local: client.local,
+        cipher: client.cipher,
         unix_port,
         connected_at: client.connected_at,
         requested_at,
@@ -215,6 +218,7 @@ fn of_visitor(visitor: &Visitor, pool: usize, unix_port: u16, now: Micros) -> Co
         socket_state: "cl_active",
         address: visitor.address,
         local: visitor.local,
+        cipher: visitor.cipher,
         unix_port,
         connected_at: visitor.connected_at,
         requested_at: visitor.requested_at(),
@@ -245,6 +249,7 @@ fn of_server(server: &Record, pool: &Pool) -> Connection {
         socket_state,
         address: server.address,
         local: server.local,
+        cipher: server.cipher,
         unix_port: server.host.1,
         connected_at: server.connected_at,
         requested_at: server.requested_at(),
@@ -259,6 +264,9 @@ fn of_server(server: &Record, pool: &Pool) -> Connection {
 
 impl Connection {
     fn cells(&self, console: &Console, state: &'static str) -> Vec<Cell<'_>> {
+        let tls = self
+            .cipher
+            .map_or_else(String::new, |cipher| cipher.to_string());
         vec![
             self.kind.into(),
             self.user.as_str().into(),
@@ -277,7 +285,7 @@ impl Connection {
             pointer(self.rank.2).into(),
             pointer(self.link).into(),
             self.pid.into(),
-            "".into(),
+            tls.into(),
             self.application_name.as_str().into(),
             self.prepared.into(),
             self.rank.2.into(),

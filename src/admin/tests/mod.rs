@@ -140,6 +140,7 @@ impl Scene {
         }));
         self.bouncer.clients.insert(key, client.clone());
         client
+            cipher: None,
     }
 }
 
