@@ -383,6 +383,7 @@ impl Bouncer {
                 .load_full()
                 .or_else(|| user.credential.load_full()),
             options: self.socket_options(),
+            tls: self.tls.load_full(),
             startup,
             connect_query: settings.connect_query.clone(),
             turn: database.turn.clone(),
@@ -456,6 +457,10 @@ impl Bouncer {
                 "{} new connection to server (from {address})",
                 log_prefix(pool, &server.record)
             );
+            if let Some(cipher) = server.record.cipher {
+                let prefix = log_prefix(pool, &server.record);
+                tracing::info!("{prefix} SSL established: {cipher}");
+            }
         }
     }
 

@@ -170,8 +170,9 @@ impl Server {
             if self.channel.stream.shutdown().await.is_err() {
                 return;
             }
-            let mut rest = [0; 512];
-            while matches!(self.channel.stream.read(&mut rest).await, Ok(read) if read > 0) {}
+            if let Err(error) = self.channel.stream.skip_to_end().await {
+                tracing::trace!(%error, "server did not close its end in order");
+            }
         };
         if tokio::time::timeout(FAREWELL, gone).await.is_err() {
             tracing::debug!(server = self.record.id, "server did not close its end");

@@ -12,10 +12,12 @@ use pgwire::messages::startup::Startup;
 
 use super::{Exchange, Parameters, Record, Server, Tracked};
 use crate::auth::{self, Credential, Refusal, ServerExchange, ServerStep};
+use crate::net::tls::{Answer, HandshakeError, Tls};
 use crate::net::{self, Channel, Host, SocketOptions};
 use crate::stats::Clock;
 use crate::wire::backend as msg;
 use crate::wire::backend::ErrorFields;
+use crate::wire::frontend;
 
 /// The longest message taken from a server during its login.
 const MAX_LOGIN_MESSAGE: usize = 64 * 1024;
@@ -46,6 +48,8 @@ pub struct Target {
     pub credential: Option<Arc<Credential>>,
     /// Socket options.
     pub options: SocketOptions,
+    /// Whether and how TLS is spoken.
+    pub tls: Arc<Tls>,
     /// Further parameters of the startup message.
     pub startup: Vec<(&'static str, String)>,
     /// Query to run before the first use.
@@ -88,6 +92,33 @@ pub enum LoginError {
     Auth(Refusal),
     /// The server sent what no server sends here.
     Protocol(u8),
+    /// No TLS came about.
+    Tls(TlsFailure),
+}
+
+/// Why TLS with a server did not come about. Whoever is on the way to it can
+/// bring each of these about, so clients are told none.
+#[derive(Debug)]
+pub enum TlsFailure {
+    /// `server_tls_sslmode` wants it and the server has none.
+    Refused,
+    /// The answer to the question for it was none.
+    Answer,
+    /// Bytes came in clear behind the answer.
+    Injected,
+    /// The handshake failed.
+    Handshake(HandshakeError),
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsFailure::Refused => f.write_str("server refused SSL"),
+            TlsFailure::Answer => f.write_str("bad sslreq answer"),
+            TlsFailure::Injected => f.write_str("received unencrypted data after SSL response"),
+            TlsFailure::Handshake(error) => write!(f, "TLS handshake error: {error}"),
+        }
+    }
 }
 
 impl LoginError {
@@ -109,7 +140,9 @@ impl LoginError {
                 .into(),
             LoginError::Connect(_) => "connect failed".into(),
             LoginError::Timeout => "connect timeout".into(),
-            LoginError::Io(_) | LoginError::Protocol(_) => "server login failed".into(),
+            LoginError::Io(_) | LoginError::Protocol(_) | LoginError::Tls(_) => {
+                "server login failed".into()
+            }
         }
     }
 
@@ -123,7 +156,10 @@ impl LoginError {
             }
             LoginError::Auth(refusal) => refusal.client_text().is_some(),
             LoginError::Protocol(_) => true,
-            LoginError::Connect(_) | LoginError::Timeout | LoginError::Io(_) => false,
+            LoginError::Connect(_)
+            | LoginError::Timeout
+            | LoginError::Io(_)
+            | LoginError::Tls(_) => false,
         }
     }
 }
@@ -136,6 +172,7 @@ impl fmt::Display for LoginError {
             LoginError::Io(error) => write!(f, "connection lost: {error}"),
             LoginError::Refused(fields) => write!(f, "{} {}", fields.severity, fields.message),
             LoginError::Auth(refusal) => refusal.fmt(f),
+            LoginError::Tls(failure) => failure.fmt(f),
             LoginError::Protocol(tag) => {
                 write!(
                     f,
@@ -164,8 +201,10 @@ pub async fn login(
     let stream = net::connect(host, target.port, address, &target.options)
         .await
         .map_err(LoginError::Connect)?;
-    let record = Record::new(id, pool, (host.clone(), target.port), &stream, connected_at);
     let mut channel = Channel::new(stream);
+    encrypt(&mut channel, target, host).await?;
+    let place = (host.clone(), target.port);
+    let record = Record::new(id, pool, place, &channel.stream, connected_at);
     send_startup(&mut channel, target).await?;
     authenticate(&mut channel, target).await?;
     let (record, parameters) = read_greeting(&mut channel, record).await?;
@@ -186,6 +225,37 @@ pub async fn login(
         }
     }
     Ok(LoggedIn { server, parameters })
+}
+
+/// Asks for TLS and brings it about, as far as `server_tls_sslmode` wants it.
+async fn encrypt(channel: &mut Channel, target: &Target, host: &Host) -> Result<(), LoginError> {
+    let side = &target.tls.servers;
+    let Host::Name(name) = host else {
+        return Ok(());
+    };
+    if !side.asks(channel.stream.is_unix()) {
+        return Ok(());
+    }
+    let mut request = BytesMut::new();
+    frontend::put_ssl_request(&mut request);
+    let asked = channel.write_all(&request).await;
+    asked.map_err(LoginError::Io)?;
+    let answer = channel.peek(1).await.map_err(LoginError::Io)?[0];
+    channel.take(1);
+    // What comes in clear behind it must not be taken for the server's word.
+    if channel.carried() > 0 {
+        return Err(LoginError::Tls(TlsFailure::Injected));
+    }
+    let failed = |error| LoginError::Tls(TlsFailure::Handshake(error));
+    match side.on_answer(answer) {
+        Answer::Plain => Ok(()),
+        Answer::Refused => Err(LoginError::Tls(TlsFailure::Refused)),
+        Answer::Nonsense => Err(LoginError::Tls(TlsFailure::Answer)),
+        Answer::Encrypt => {
+            let target = side.target(name).map_err(failed)?;
+            channel.stream.connect_tls(target).await.map_err(failed)
+        }
+    }
 }
 
 async fn send_startup(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
@@ -299,6 +369,7 @@ mod tests {
             user: String::new(),
             credential: None,
             options: SocketOptions::default(),
+            tls: Arc::default(),
             startup: Vec::new(),
             connect_query: None,
             turn: Arc::default(),

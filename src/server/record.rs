@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::net::tls::Cipher;
 use crate::net::{Address, Host, Stream};
 use crate::stats::Micros;
 
@@ -64,6 +65,8 @@ pub struct Record {
     pub address: Address,
     /// Our end.
     pub local: Address,
+    /// What protects the connection, if anything does.
+    pub cipher: Option<Cipher>,
     /// When the connection was begun.
     pub connected_at: Micros,
     /// The backend's process id.
@@ -80,7 +83,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A connection that has just been made; `pid` and `secret` come with the
+    /// A connection that has just been made, with TLS if it is to have it; `pid` and `secret` come with the
     /// login.
     pub fn new(
         id: u64,
@@ -95,6 +98,7 @@ impl Record {
             host,
             address: stream.peer(),
             local: stream.local(),
+            cipher: stream.cipher(),
             connected_at,
             pid: 0,
             secret: Bytes::new(),

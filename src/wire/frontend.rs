@@ -165,6 +165,12 @@ pub fn put_query(buf: &mut BytesMut, query: &[u8]) {
 /// A whole Sync message.
 pub const SYNC_MESSAGE: &[u8] = b"S\0\0\0\x04";
 
+/// Writes SSLRequest.
+pub fn put_ssl_request(buf: &mut BytesMut) {
+    buf.put_u32(8);
+    buf.put_u32(super::startup::SSL_REQUEST);
+}
+
 /// Writes CancelRequest.
 pub fn put_cancel(buf: &mut BytesMut, pid: i32, secret: &[u8]) {
     buf.put_u32(12 + secret.len() as u32);
@@ -217,6 +223,13 @@ mod tests {
         assert_eq!(target(b"Sname\0"), Some((b'S', &b"name"[..])));
         assert_eq!(target(b"Xname\0"), None);
         assert_eq!(target(b"Sname\0trailing"), None);
+    }
+
+    #[test]
+    fn a_request_for_tls_is_its_code_alone() {
+        let mut buf = BytesMut::new();
+        put_ssl_request(&mut buf);
+        assert_eq!(&buf[..], b"\0\0\0\x08\x04\xd2\x16\x2f");
     }
 
     #[test]
