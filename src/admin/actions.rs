@@ -9,10 +9,14 @@ use super::process::ShutdownMode;
 use super::wait::{NOT_PAUSED, Wait, not_paused};
 use crate::config::SetError;
 use crate::pool::{CONSOLE, Database};
+use crate::wire::backend;
 
 /// How long KILL and KILL_CLIENT wait for those they end. A client gets a
 /// second to read its last message, a server one to close its end.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// PgBouncer's words for TLS settings that cannot be used.
+const TLS_NOT_APPLIED: &str = "TLS settings could not be applied, still using old configuration";
 
 /// DISABLE and ENABLE do not take all databases at once.
 const DATABASE_REQUIRED: &str = "a database is required";
@@ -25,6 +29,9 @@ pub fn set(call: &mut Call<'_>) -> Result<Outcome, Fault> {
     match outcome {
         Ok(()) => {
             call.console.process.settings_changed();
+            if is_about_tls(key) && !call.console.process.tls_changed() {
+                backend::put_notice(call.out, TLS_NOT_APPLIED, "");
+            }
             return Ok(Outcome::Done(format!("SET {key}={value}").into()));
         }
         Err(SetError::UnknownKey) => tracing::error!("unknown parameter: pgbouncer/{key}"),
@@ -33,6 +40,10 @@ pub fn set(call: &mut Call<'_>) -> Result<Outcome, Fault> {
         }
     }
     Err(Fault::SetFailed)
+}
+
+fn is_about_tls(key: &str) -> bool {
+    key.contains("_tls_") || key.contains("_tls13_")
 }
 
 /// RELOAD.

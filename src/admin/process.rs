@@ -23,6 +23,10 @@ pub trait Process: Send + Sync {
     /// this returns.
     fn settings_changed(&self);
 
+    /// A TLS setting has been changed: the files are read again. False if they
+    /// cannot be used; then what was in force stays.
+    fn tls_changed(&self) -> bool;
+
     /// Begins to end the process. Returns at once.
     fn shut_down(&self, mode: ShutdownMode);
 }

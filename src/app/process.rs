@@ -10,6 +10,7 @@ use super::log::Verbosity;
 use crate::admin::{self, ShutdownMode};
 use crate::config::Config;
 use crate::http::Reloads;
+use crate::net::tls::{Tls, TlsFault};
 use crate::pool::Bouncer;
 
 /// Something the main loop is to do.
@@ -38,6 +39,13 @@ impl admin::Process for Process {
         if let Some((log, command_line)) = &self.verbosity {
             log.set(verbosity(*command_line, &self.bouncer.config()));
         }
+    }
+
+    fn tls_changed(&self) -> bool {
+        let applied = self.apply_tls();
+        applied
+            .inspect_err(|fault| tracing::error!("{fault}"))
+            .is_ok()
     }
 
     fn shut_down(&self, mode: ShutdownMode) {
@@ -98,6 +106,23 @@ impl Process {
         let users = load_user_list(&reloaded.config, Some(&self.bouncer.user_list()));
         self.bouncer.reload(reloaded.config, users);
         admin::Process::settings_changed(self);
+        self.apply_tls().map_err(|fault| {
+            tracing::error!("{fault}");
+            String::from("TLS configuration could not be reloaded, keeping old configuration")
+        })
+    }
+
+    /// Reads the files of the TLS settings in force and takes them over. On an
+    /// error what was in force stays.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn apply_tls(&self) -> Result<(), TlsFault> {
+        let (tls, notes) = Tls::load(&self.bouncer.config().pgbouncer)?;
+        for note in notes {
+            tracing::warn!("{note}. {}", note.remedy);
+        }
+        self.bouncer.set_tls(tls);
         Ok(())
     }
 

@@ -56,6 +56,27 @@ async fn set_echoes_what_it_set() {
 }
 
 #[tokio::test]
+async fn set_of_tls_that_cannot_be_used_succeeds_with_a_notice() {
+    let scene = Scene::new(INI);
+    let mut psql = scene.admin().await;
+    for (fails, key, told) in [
+        (false, "client_tls_sslmode=disable", false),
+        (true, "client_tls_sslmode=require", true),
+        (true, "server_tls13_ciphers=nonsense", true),
+        (true, "pool_mode=session", false),
+    ] {
+        scene.process.tls_fails.store(fails, Ordering::Relaxed);
+        let answer = psql.ask(&format!("SET {key}")).await;
+        assert_eq!(answer.tag(), format!("SET {key}"));
+        let notices: Vec<_> = answer.bodies(backend::NOTICE_RESPONSE).collect();
+        let text = b"SNOTICE\0C00000\0MTLS settings could not be applied, \
+                     still using old configuration\0\0";
+        let expected: &[&[u8]] = if told { &[text] } else { &[] };
+        assert_eq!(notices, expected, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn set_of_a_bad_key_or_value_fails_and_changes_nothing() {
     let scene = Scene::new(INI);
     let before = Config::clone(&scene.bouncer.config());

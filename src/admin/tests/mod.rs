@@ -6,7 +6,7 @@ mod protocol;
 mod show;
 mod waiting;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ struct Recorder {
     shutdowns: Mutex<Vec<ShutdownMode>>,
     reload_error: Mutex<Option<String>>,
     changes: Mutex<u32>,
+    tls_fails: AtomicBool,
 }
 
 impl Process for Recorder {
@@ -52,6 +53,10 @@ impl Process for Recorder {
 
     fn settings_changed(&self) {
         *self.changes.lock().expect("no panic") += 1;
+    }
+
+    fn tls_changed(&self) -> bool {
+        !self.tls_fails.load(Ordering::Relaxed)
     }
 
     fn shut_down(&self, mode: ShutdownMode) {
@@ -135,12 +140,12 @@ impl Scene {
             user: self.bouncer.user(user),
             address: Address::Tcp(([127, 0, 0, 1], 4711).into()),
             local: Address::Tcp(([127, 0, 0, 1], 6432).into()),
+            cipher: None,
             connected_at: self.bouncer.clock.now(),
             application_name: "app".into(),
         }));
         self.bouncer.clients.insert(key, client.clone());
         client
-            cipher: None,
     }
 }
 
