@@ -23,4 +23,5 @@ mod sql_prepared;
 mod startup;
 mod system_calls;
 mod tidy;
+mod tls;
 mod torture;

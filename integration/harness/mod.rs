@@ -13,6 +13,7 @@ pub(crate) mod pooler;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod scripted;
+pub(crate) mod tls;
 pub(crate) mod wire;
 
 use std::io::Write;

@@ -16,6 +16,7 @@ pub(crate) struct Ini {
     pgbouncer: Vec<(String, String)>,
     databases: Vec<(String, String)>,
     users: Vec<(String, String)>,
+    pgweir: Vec<(String, String)>,
     pub(crate) userlist: Vec<(String, String)>,
 }
 
@@ -27,6 +28,7 @@ impl Ini {
             pgbouncer: Vec::new(),
             databases: Vec::new(),
             users: Vec::new(),
+            pgweir: Vec::new(),
             userlist: [
                 "alice",
                 "bob",
@@ -108,6 +110,12 @@ impl Ini {
         self
     }
 
+    /// A setting that PgBouncer does not have.
+    pub(crate) fn pgweir(mut self, key: &str, value: impl ToString) -> Self {
+        set(&mut self.pgweir, key, &value.to_string());
+        self
+    }
+
     /// An entry of the user list.
     pub(crate) fn secret(mut self, user: &str, secret: &str) -> Self {
         set(&mut self.userlist, user, secret);
@@ -146,6 +154,10 @@ impl Ini {
             files,
             databases,
             section("users", &self.users),
+            match self.pgweir.is_empty() {
+                true => String::new(),
+                false => section("pgweir", &self.pgweir),
+            },
         ]
         .concat()
     }
