@@ -602,9 +602,8 @@ fn a_client_that_does_not_read_stops_its_server_and_gets_all() {
     let tunnel = Tunnel::start(pooler.address(), Opening::Request);
     let mut client = pooler.login("alice").at(tunnel.address()).expect("TLS");
     let before = pooler.memory();
-    client.narrow();
     client.send(query(
-        "select n, repeat('x', 1000) from generate_series(1, 100000) n",
+        "select n, repeat('x', 1000) from generate_series(1, 60000) n",
     ));
     pooler.database.wait_running(1, "generate_series");
     std::thread::sleep(std::time::Duration::from_secs(1));
@@ -613,7 +612,7 @@ fn a_client_that_does_not_read_stops_its_server_and_gets_all() {
         grown < 20 << 20,
         "{grown} bytes for a client that does not read"
     );
-    assert_eq!(client.reply().rows().len(), 100_000);
+    assert_eq!(client.reply().rows().len(), 60_000);
 }
 
 #[test]
@@ -812,8 +811,6 @@ fn set_turns_tls_on_and_off() {
 
 #[test]
 fn a_setting_that_cannot_be_applied_is_answered_with_a_notice() {
-    let pooler = offers("prefer");
-    let mut admin = pooler.console_of("admin");
     for (setting, said) in [
         (
             "client_tls13_ciphers = 'unknown'",
@@ -821,13 +818,15 @@ fn a_setting_that_cannot_be_applied_is_answered_with_a_notice() {
         ),
         ("client_tls_cert_file = '/nowhere'", "/nowhere"),
     ] {
+        let pooler = offers("prefer");
+        let mut admin = pooler.console_of("admin");
         admin.run(&format!("SET {setting}"));
         let notice = format!("{:?}", admin.asides.last().expect("a notice"));
         let text = "TLS settings could not be applied, still using old configuration";
         assert!(notice.contains(text), "{notice}");
         pooler.wait_log(said);
+        assert_served(psql(&pooler, "alice", "sslmode=require", "select 1"));
     }
-    assert_served(psql(&pooler, "alice", "sslmode=require", "select 1"));
 }
 
 #[test]

@@ -135,7 +135,10 @@ fn refuse_unsupported(config: &Config) -> Result<(), String> {
 fn load_tls(loaded: &config::Loaded) -> Result<(Tls, Vec<config::Warning>), String> {
     let placed = |fault: TlsFault| config::Warning {
         place: loaded.place(&fault.setting),
-        what: fault.what,
+        what: match fault.what.contains(&fault.setting) {
+            true => fault.what,
+            false => format!("{}: {}", fault.setting, fault.what),
+        },
         remedy: fault.remedy,
     };
     let (tls, notes) = Tls::load(&loaded.config.pgbouncer).map_err(|f| placed(f).to_string())?;

@@ -586,3 +586,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_certificate_admits_the_known_user_it_names() {
+    let known = credential("");
+    let cases: [(Option<&Arc<Credential>>, &[&str], Result<(), &str>); 7] = [
+        (Some(&known), &[USER], Ok(())),
+        (Some(&known), &["other", USER], Ok(())),
+        (
+            Some(&known),
+            &["MUSER1"],
+            Err("TLS certificate name mismatch"),
+        ),
+        (Some(&known), &["*"], Err("TLS certificate name mismatch")),
+        (Some(&known), &[], Err("TLS client certificate required")),
+        (None, &[USER], Err("no such user")),
+        (None, &[], Err("TLS client certificate required")),
+    ];
+    for (credential, names, wanted) in cases {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let admitted = match ClientStep::by_certificate(USER, credential, &names) {
+            ClientStep::Accept { authenticated, .. } => {
+                assert_eq!(authenticated.user(), USER);
+                Ok(())
+            }
+            ClientStep::Reject(Reason::Certificate(why)) => Err(why),
+            other => panic!("{other:?} for {names:?}"),
+        };
+        assert_eq!(admitted, wanted, "{names:?}");
+    }
+}
+
+#[test]
+fn without_a_certificate_nobody_is_asked_for_anything() {
+    let refused = start(Method::Cert, Some(&credential("foo")));
+    let ClientStep::Reject(reason) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(reason.client_text(), "certificate authentication failed");
+}

@@ -52,6 +52,9 @@ impl fmt::Display for HandshakeError {
                 | CertificateError::NotValidForNameContext { .. } => {
                     f.write_str("certificate verify failed: it does not name this host")
                 }
+                CertificateError::UnknownIssuer => {
+                    f.write_str("certificate verify failed: no known authority has signed it")
+                }
                 why => write!(f, "certificate verify failed: {why}"),
             },
             HandshakeError::Refused(error) => error.fmt(f),

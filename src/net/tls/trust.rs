@@ -53,8 +53,11 @@ impl Authorities {
         })
     }
 
-    /// Whether a certificate that rustls does not know how to verify is
-    /// vouched for.
+    /// Whether a certificate is one that rustls does not know how to verify,
+    /// and is vouched for.
+    ///
+    /// # Errors
+    /// It is one, and is not.
     fn vouch_for(
         &self,
         der: &CertificateDer<'_>,
@@ -73,7 +76,10 @@ impl Authorities {
         if !certificate.is_valid_at(now) {
             return Err(CertificateError::Expired);
         }
-        Ok(is_one_of_them || self.have_signed(&certificate, algorithms))
+        match is_one_of_them || self.have_signed(&certificate, algorithms) {
+            true => Ok(true),
+            false => Err(CertificateError::UnknownIssuer),
+        }
     }
 
     fn have_signed(
