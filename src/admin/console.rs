@@ -96,12 +96,10 @@ impl Console {
         match client.channel.rehome() {
             Ok(channel) => {
                 let session = Session::begin(self, visitor, channel);
-                session.run(client.greeting).await;
+                session.run(client.greeting, client.socket).await;
             }
             Err(error) => tracing::warn!("console client lost: {error}"),
         }
-        // It is counted until here.
-        drop(client.socket);
     }
 
     /// Ends a period of `stats_period`. Answers the text of the line that

@@ -15,6 +15,7 @@ use super::fault::Fault;
 use super::show::VERSION;
 use super::visitor::Visitor;
 use super::wait::Wait;
+use crate::client::Socket;
 use crate::net::{Channel, Received};
 use crate::pool::{CONSOLE, CancelKey};
 use crate::wire::frame::{HEADER_LEN, cstr};
@@ -71,8 +72,9 @@ impl Session {
         }
     }
 
-    /// Serves it. `greeting` is what the login has left to say.
-    pub async fn run(mut self, greeting: Vec<u8>) {
+    /// Serves it. `greeting` is what the login has left to say; `socket` is its
+    /// place in `max_client_conn`.
+    pub async fn run(mut self, greeting: Vec<u8>, socket: Socket) {
         let end = self.converse(greeting).await;
         let Session { entry, mut channel } = self;
         entry.log_end(&end);
@@ -90,6 +92,8 @@ impl Session {
             }
         } else {
             channel.stream.write_end();
+            // Whoever sees that the connection is closed may use the place.
+            drop(socket);
         }
     }
 
