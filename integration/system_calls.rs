@@ -53,7 +53,7 @@ fn traced(pooler: &Pooler<'_>, run: impl FnOnce() -> String) -> (u32, u32) {
     let output = strace.wait_with_output().expect("strace ends");
     let report = std::fs::read_to_string(&report)
         .unwrap_or_else(|error| panic!("no report of strace: {error}; {output:?}"));
-    println!("{report}");
+    eprintln!("{report}");
     let done = done.split('/').next().and_then(|done| done.parse().ok());
     (total(&report), done.expect("a number of transactions"))
 }

@@ -590,7 +590,12 @@ proptest! {
 #[test]
 fn a_certificate_admits_the_known_user_it_names() {
     let known = credential("");
-    let cases: [(Option<&Arc<Credential>>, &[&str], Result<(), &str>); 7] = [
+    type Case<'a> = (
+        Option<&'a Arc<Credential>>,
+        &'a [&'a str],
+        Result<(), &'a str>,
+    );
+    let cases: [Case<'_>; 7] = [
         (Some(&known), &[USER], Ok(())),
         (Some(&known), &["other", USER], Ok(())),
         (
