@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::pool::{Bouncer, CancelKey};
-use crate::server;
 
 /// The limit where `cancel_wait_timeout` has none.
 const LONGEST_CANCEL: Duration = Duration::from_secs(60);
@@ -25,7 +24,7 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     let Some(record) = record else {
         return tracing::info!("cancel request for idle client");
     };
-    let Some(_cancel) = record.begin_cancel() else {
+    let Some(cancel) = record.begin_cancel() else {
         return;
     };
     // Between the look and the mark the server may have been given to another
@@ -39,7 +38,7 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     } else {
         limit
     };
-    if let Err(error) = server::send_cancel(&record, limit).await {
+    if let Err(error) = cancel.send(limit).await {
         tracing::warn!("cancel request failed: {error}");
     }
 }

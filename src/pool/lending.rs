@@ -272,7 +272,10 @@ impl Pool {
                 && !server.exchange.answers.is_copying_in();
             let (record, running) = (server.record.clone(), !server.exchange.answers.is_empty());
             let cancel = async {
-                if running && let Err(error) = server::send_cancel(&record, RETIRE_LIMIT).await {
+                if running
+                    && let Some(cancel) = record.begin_cancel()
+                    && let Err(error) = cancel.send(RETIRE_LIMIT).await
+                {
                     tracing::debug!(%error, "cancel request of an abandoned query failed");
                 }
                 record.cancels_done().await;

@@ -5,39 +5,47 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::Record;
+use super::record::Cancel;
 use crate::net::{self, Address, SocketOptions, Stream};
 use crate::wire::frontend;
 
-/// Asks the server to cancel what the backend of `record` runs, and waits
-/// until it has closed the request's connection: then the signal has been
-/// sent, and nothing the backend gets later can be hit by it.
-///
-/// # Errors
-/// The socket's; `TimedOut` after `limit`.
-pub async fn send_cancel(record: &Record, limit: Duration) -> io::Result<()> {
-    let attempt = async {
-        let mut stream = connect(record).await?;
+impl Cancel {
+    /// Asks the server to cancel what the backend runs, and waits until it has
+    /// closed the request's connection: then the signal has been sent, and
+    /// nothing the backend gets later can be hit by it.
+    ///
+    /// # Errors
+    /// The socket's; `TimedOut` after `limit`. If the request may still be on
+    /// its way by then, the backend serves nobody after its present client.
+    pub async fn send(mut self, limit: Duration) -> io::Result<()> {
+        tokio::time::timeout(limit, self.attempt())
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn attempt(&mut self) -> io::Result<()> {
+        let mut stream = self.connect().await?;
         let mut request = BytesMut::with_capacity(16);
+        let record = self.record();
         frontend::put_cancel(&mut request, record.pid, &record.secret);
+        self.set_under_way(true);
         stream.write_all(&request).await?;
         let mut byte = [0];
         // It answers nothing but the end of the stream.
         while stream.read(&mut byte).await? > 0 {}
+        self.set_under_way(false);
         Ok(())
-    };
-    tokio::time::timeout(limit, attempt)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Connects to the very address of the backend: its host name may stand for
-/// several servers.
-async fn connect(record: &Record) -> io::Result<Stream> {
-    if let Address::Tcp(address) = record.address {
-        let stream = tokio::net::TcpStream::connect(address).await?;
-        return Ok(stream.into());
     }
-    let (host, port) = &record.host;
-    net::connect(host, *port, 0, &SocketOptions::default()).await
+
+    /// Connects to the very address of the backend: its host name may stand
+    /// for several servers.
+    async fn connect(&self) -> io::Result<Stream> {
+        let record = self.record();
+        if let Address::Tcp(address) = record.address {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            return Ok(stream.into());
+        }
+        let (host, port) = &record.host;
+        net::connect(host, *port, 0, &SocketOptions::default()).await
+    }
 }

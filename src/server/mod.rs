@@ -12,7 +12,6 @@ pub(crate) mod seeded;
 pub mod statements;
 
 pub use answers::Answers;
-pub use cancel::send_cancel;
 pub use connection::{Exchange, Retired, Server};
 pub use login::{LoggedIn, LoginError, Target, login};
 pub use parameters::{ParameterSets, Parameters, Tracked};

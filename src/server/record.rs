@@ -170,7 +170,10 @@ impl Record {
     /// has ended. None if enough are in flight already: one more would do
     /// nothing they do not.
     pub fn begin_cancel(self: &Arc<Self>) -> Option<Cancel> {
-        let begun = Cancel(self.clone());
+        let begun = Cancel {
+            record: self.clone(),
+            is_under_way: false,
+        };
         (self.cancels.fetch_add(1, Ordering::SeqCst) < MAX_CANCELS).then_some(begun)
     }
 
@@ -192,14 +195,35 @@ impl Record {
     }
 }
 
-/// A cancel request in flight to a server. Ends when dropped.
+/// A cancel request in flight to a server. Ends when dropped. If nobody knows
+/// then whether the server has got it, it may hit whatever the server runs
+/// later: the server is marked to be closed.
 #[derive(Debug)]
-pub struct Cancel(Arc<Record>);
+pub struct Cancel {
+    record: Arc<Record>,
+    is_under_way: bool,
+}
+
+impl Cancel {
+    /// The server.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Notes whether the request has been sent and may still arrive.
+    pub fn set_under_way(&mut self, is_under_way: bool) {
+        self.is_under_way = is_under_way;
+    }
+}
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        if self.0.cancels.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.cancels_done.notify_waiters();
+        // First: who finds no cancel in flight is to find the mark.
+        if self.is_under_way {
+            self.record.mark();
+        }
+        if self.record.cancels.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.record.cancels_done.notify_waiters();
         }
     }
 }
@@ -231,6 +255,20 @@ mod tests {
         assert!(record.is_being_canceled());
         drop(second);
         assert!(!record.is_being_canceled());
+    }
+
+    #[test]
+    fn a_request_that_may_still_arrive_marks_the_server() {
+        let record = Arc::new(record());
+        let mut cancel = record.begin_cancel().expect("none in flight");
+        cancel.set_under_way(true);
+        cancel.set_under_way(false);
+        drop(cancel);
+        assert!(!record.is_marked());
+        let mut cancel = record.begin_cancel().expect("none in flight");
+        cancel.set_under_way(true);
+        drop(cancel);
+        assert!(record.is_marked());
     }
 
     #[test]
