@@ -1,7 +1,8 @@
 //! A worker's eye on statements.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::form::Fingerprint;
 use super::mentions::mentions_statements;
@@ -63,7 +64,7 @@ impl Observer {
             recorder: Recorder(numbers),
             templates: Templates::new(),
             normaliser: Normaliser::default(),
-            known: HashMap::new(),
+            known: HashMap::default(),
         }
     }
 

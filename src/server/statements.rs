@@ -2,11 +2,12 @@
 //!
 //! PgBouncer setting: `max_prepared_statements`.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
+use foldhash::HashMap;
+use foldhash::fast::RandomState;
 
 use super::answers::{Answers, Owed, Step};
 use super::script::Script;
@@ -84,7 +85,7 @@ impl Statement {
 /// or a server uses it.
 #[derive(Debug, Default)]
 pub struct Dictionary {
-    entries: DashMap<Arc<[u8]>, Weak<Statement>>,
+    entries: DashMap<Arc<[u8]>, Weak<Statement>, RandomState>,
     last_id: AtomicU64,
 }
 

@@ -1,7 +1,8 @@
 //! Parse, Bind, Describe and Close, and the client's names for statements.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::step::{Fate, Step, observe};
 use super::{ClientFault, Event, Flow, NO_SLOT, Surroundings};
