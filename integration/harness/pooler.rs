@@ -16,7 +16,10 @@ pub(crate) struct Ini {
     pgbouncer: Vec<(String, String)>,
     databases: Vec<(String, String)>,
     users: Vec<(String, String)>,
+    /// What PgBouncer does not have.
     pgweir: Vec<(String, String)>,
+    /// Further files beside the ini file.
+    files: Vec<(String, String)>,
     pub(crate) userlist: Vec<(String, String)>,
 }
 
@@ -29,6 +32,7 @@ impl Ini {
             databases: Vec::new(),
             users: Vec::new(),
             pgweir: Vec::new(),
+            files: Vec::new(),
             userlist: [
                 "alice",
                 "bob",
@@ -114,6 +118,16 @@ impl Ini {
     pub(crate) fn pgweir(mut self, key: &str, value: impl ToString) -> Self {
         set(&mut self.pgweir, key, &value.to_string());
         self
+    }
+
+    /// A file beside the ini file, which may name it without a folder.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
+        self.change_file(name, text);
+        self
+    }
+
+    pub(crate) fn change_file(&mut self, name: &str, text: &str) {
+        set(&mut self.files, name, text);
     }
 
     /// An entry of the user list.
@@ -221,6 +235,8 @@ impl<'a> Pooler<'a> {
         let mut child = process::spawn(command);
         let first = eventually("the pooler listens or ends", || match child.try_wait() {
             Ok(Some(_)) => Ok(None),
+            // Else it may be another one that listens there.
+            _ if !self.log().contains("process up") => Err(self.log()),
             _ => Wire::try_connect(self.address())
                 .map(Some)
                 .ok_or_else(|| self.log()),
@@ -239,6 +255,9 @@ impl<'a> Pooler<'a> {
     /// Writes the files without a reload.
     pub(crate) fn write_config(&self) -> PathBuf {
         self.folder.write("userlist.txt", &self.ini.userlist_text());
+        for (name, text) in &self.ini.files {
+            self.folder.write(name, text);
+        }
         let text = self.ini.text(
             self.folder.path(),
             self.port,
@@ -372,6 +391,11 @@ impl<'a> Pooler<'a> {
             Ok(Some(status)) => Ok(status),
             _ => Err("it runs".to_owned()),
         })
+    }
+
+    /// It still runs and answers on the console.
+    pub(crate) fn assert_serves_console(&self) {
+        assert_eq!(self.console("SHOW VERSION").rows.len(), 1);
     }
 
     /// It still runs and serves a new client.
