@@ -1,6 +1,8 @@
 //! The integration tests, one file per subject.
 
 mod abandon;
+mod auth_matrix;
+mod auth_query;
 mod bad_config;
 mod cancel;
 mod console;

@@ -12,15 +12,20 @@ use pgwire::messages::startup::{
 use tokio::sync::Semaphore;
 
 use super::cancel;
+use super::lookups::Lookups;
 use super::session::{End, Session};
 use super::startup::{Identity, StartupFault};
 use super::worker::{Worker, send_fatal};
-use crate::auth::{self, Authenticated, ClientExchange, ClientStep, Method, ScramSettings};
+use crate::auth::{
+    self, Authenticated, ClientExchange, ClientStep, Credential, Method, ScramSettings,
+};
+use crate::config::AuthType;
 use crate::net::tls;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::state::{Checkout, LoginFailure};
 use crate::pool::{
-    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, NewClient, Place, Pool, User, Welcome,
+    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, Lease, NewClient, Place, Pool, User,
+    Welcome,
 };
 use crate::stats::Micros;
 use crate::wire::startup::{First, MAX_STARTUP_LEN, StartupError};
@@ -46,6 +51,8 @@ const DATABASE_FULL: &str = "client connections exceeded (max_db_client_connecti
 pub struct LoginPolicy {
     /// Settings and secrets of SCRAM exchanges.
     pub scram: ScramSettings,
+    /// Questions to servers about users that are not in `auth_file`.
+    pub(super) lookups: Lookups,
     derivations: Semaphore,
 }
 
@@ -54,6 +61,7 @@ impl LoginPolicy {
     pub fn new(scram: ScramSettings) -> LoginPolicy {
         LoginPolicy {
             scram,
+            lookups: Lookups::default(),
             derivations: Semaphore::new(MAX_DERIVATIONS),
         }
     }
@@ -149,7 +157,8 @@ struct Places {
 }
 
 /// Why a login ends without a session.
-enum Refusal {
+#[derive(Debug)]
+pub(super) enum Refusal {
     /// The client is told this, with PgBouncer's SQLSTATE.
     Fatal(String),
     /// The client is told what the server said.
@@ -190,6 +199,8 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
         connected_at: worker.now(),
         channel: Channel::new(stream),
         waiting: false,
+        id: None,
+        names: None,
     };
     let outcome = match tokio::time::timeout(limit, login.run()).await {
         Ok(outcome) => outcome,
@@ -206,29 +217,36 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
             channel: login.channel,
             user: std::mem::take(&mut client.user),
             admin: client.admin,
-            id: worker.bouncer.next_id(),
+            id: login.id.unwrap_or_else(|| worker.bouncer.next_id()),
             greeting: client.greeting,
             connected_at: login.connected_at,
             socket,
         })),
         Err(Refusal::Fatal(message)) => {
+            login.log_closing(&message);
             send_fatal(worker, login.channel, backend::PROTOCOL_VIOLATION, &message).await;
             Admitted::Nobody
         }
         Err(Refusal::Server(failure)) => {
+            login.log_closing(&failure.message);
             send_fatal(worker, login.channel, &failure.sqlstate, &failure.message).await;
             Admitted::Nobody
         }
     }
 }
 
-struct Login {
-    worker: Arc<Worker>,
-    channel: Channel,
-    address: Address,
-    connected_at: Micros,
-    /// Authenticated, but no server of the pool has logged in yet.
-    waiting: bool,
+pub(super) struct Login {
+    pub(super) worker: Arc<Worker>,
+    pub(super) channel: Channel,
+    pub(super) address: Address,
+    pub(super) connected_at: Micros,
+    /// It waits for a server: no server of its pool has logged in yet, or one
+    /// is to be asked about its user.
+    pub(super) waiting: bool,
+    /// From the counter shared with servers, once it is needed.
+    id: Option<u64>,
+    /// Database and user it asks for, for the log.
+    names: Option<(Box<str>, Box<str>)>,
 }
 
 enum Passed {
@@ -276,10 +294,34 @@ impl PassedSession {
 }
 
 impl Login {
+    /// Its id as a client.
+    pub(super) fn id(&mut self) -> u64 {
+        let bouncer = &self.worker.bouncer;
+        *self.id.get_or_insert_with(|| bouncer.next_id())
+    }
+
+    /// Writes the closing line of a login that failed.
+    fn log_closing(&self, reason: &str) {
+        if !self.worker.bouncer.config().pgbouncer.log_disconnections {
+            return;
+        }
+        let names = self.names.as_ref();
+        let (database, user) = names.map_or(("(nodb)", "(nouser)"), |(d, u)| (d, u));
+        let age = self.worker.now().since(self.connected_at) / 1_000_000;
+        tracing::info!(
+            "C: {database}/{user}@{} closing because: {reason} (age={age}s)",
+            self.address
+        );
+    }
+
     async fn run(&mut self) -> Result<Passed, Refusal> {
-        let Some((minor, identity)) = self.read_startup().await? else {
+        let Some((minor, mut identity)) = self.read_startup().await? else {
             return Ok(Passed::Nobody);
         };
+        self.names = Some((
+            identity.database.as_str().into(),
+            identity.user.as_str().into(),
+        ));
         let bouncer = self.worker.bouncer.clone();
         let console = identity.database == CONSOLE;
         let config = bouncer.config();
@@ -297,6 +339,8 @@ impl Login {
         // Nobody who has not passed makes an entry out of `*`.
         let database = bouncer.known_database(&identity.database);
         let mut places = self.take_places(database.as_ref(), &identity)?;
+        let credential = self.find_user(&mut identity, database.as_deref()).await?;
+        self.take_user_place(&mut places, &identity.user)?;
         if settings.log_connections {
             tracing::info!(
                 "C: {}/{}@{} login attempt: db={} user={} tls={} replication=no",
@@ -309,7 +353,9 @@ impl Login {
             );
         }
         let method = self.method(database.as_deref())?;
-        let (authenticated, greeting) = self.authenticate(method, &identity.user).await?;
+        let (authenticated, greeting) = self
+            .authenticate(method, &identity.user, credential.as_ref())
+            .await?;
         let database = bouncer
             .database(&identity.database)
             .ok_or_else(|| Refusal::Fatal(format!("no such database: {}", identity.database)))?;
@@ -439,14 +485,45 @@ impl Login {
                 return Err(DATABASE_FULL.into());
             }
         }
-        if let Some(user) = bouncer.known_user(&identity.user) {
+        self.take_user_place(&mut places, &identity.user)?;
+        Ok(places)
+    }
+
+    /// Counts the user, if it is known and not counted yet.
+    fn take_user_place(&self, places: &mut Places, user: &str) -> Result<(), Refusal> {
+        let bouncer = &self.worker.bouncer;
+        let counted = places._user.as_ref();
+        if counted.is_none_or(|place| place.of().name != user)
+            && let Some(user) = bouncer.known_user(user)
+        {
             let limit = bouncer.max_user_client_connections(&user);
             places._user = Place::take(&user, limit);
             if places._user.is_none() {
                 return Err("client connections exceeded (max_user_client_connections)".into());
             }
         }
-        Ok(places)
+        Ok(())
+    }
+
+    /// The credential of the user, from `auth_file` or by `auth_query`, which
+    /// may give it another name. None if nobody knows it.
+    async fn find_user(
+        &mut self,
+        identity: &mut Identity,
+        database: Option<&Database>,
+    ) -> Result<Option<Arc<Credential>>, Refusal> {
+        let bouncer = &self.worker.bouncer;
+        let listed = bouncer.user_list().get(&identity.user).cloned();
+        if listed.is_some() || bouncer.config().pgbouncer.auth_type == AuthType::Any {
+            return Ok(listed);
+        }
+        // Boxed: few logins need it, and all of them would carry it.
+        let Some(known) = Box::pin(self.look_up(identity, database)).await? else {
+            return Ok(None);
+        };
+        self.worker.bouncer.user(&known.name);
+        known.name.as_ref().clone_into(&mut identity.user);
+        Ok(Some(known.credential))
     }
 
     fn method(&self, database: Option<&Database>) -> Result<Method, Refusal> {
@@ -475,14 +552,12 @@ impl Login {
         &mut self,
         method: Method,
         user: &str,
+        known: Option<&Arc<Credential>>,
     ) -> Result<(Authenticated, Vec<u8>), Refusal> {
         let policy = self.worker.login.clone();
-        let known = self.worker.bouncer.user_list().get(user).cloned();
         let mut step = match method {
-            Method::Cert => ClientStep::by_certificate(user, known.as_ref(), &self.names()),
-            _ => {
-                ClientExchange::start(method, user, known.as_ref(), &policy.scram, auth::os_random)
-            }
+            Method::Cert => ClientStep::by_certificate(user, known, &self.names()),
+            _ => ClientExchange::start(method, user, known, &policy.scram, auth::os_random),
         };
         loop {
             step = match step {
@@ -516,7 +591,7 @@ impl Login {
         }
     }
 
-    async fn run_console(&mut self, identity: Identity) -> Result<PassedConsole, Refusal> {
+    async fn run_console(&mut self, mut identity: Identity) -> Result<PassedConsole, Refusal> {
         let config = self.worker.bouncer.config();
         let settings = &config.pgbouncer;
         let own = rustix::process::geteuid().as_raw();
@@ -531,10 +606,13 @@ impl Login {
                 greeting: Vec::new(),
             });
         }
+        let credential = self.find_user(&mut identity, None).await?;
         let listed = |list| crate::config::in_list(list, &identity.user);
         let admin = listed(&settings.admin_users);
         let method = Method::try_from(settings.auth_type).unwrap_or(Method::ScramSha256);
-        let (_, greeting) = self.authenticate(method, &identity.user).await?;
+        let (_, greeting) = self
+            .authenticate(method, &identity.user, credential.as_ref())
+            .await?;
         if !admin && method != Method::Any && !listed(&settings.stats_users) {
             return Err("not allowed".into());
         }
@@ -556,12 +634,12 @@ impl Login {
         mut greeting: Vec<u8>,
     ) -> Result<Passed, Refusal> {
         let user = bouncer.user(&identity.user);
-        if user.credential.load().is_none() {
-            user.credential.store(authenticated.credential().cloned());
-        }
         let pool = bouncer.pool(&database, &user);
+        if user.credential.load().is_none() && Arc::ptr_eq(&pool.user, &user) {
+            pool.credential.store(authenticated.credential().cloned());
+        }
         let client = Arc::new(Client::new(NewClient {
-            id: bouncer.next_id(),
+            id: self.id(),
             key: new_key(bouncer),
             database,
             user,
@@ -575,7 +653,8 @@ impl Login {
             Some(welcome) => welcome,
             None => {
                 self.waiting = true;
-                first_server(&self.worker, &pool, &client).await?;
+                let first = obtain(&self.worker, &pool, &client).await?;
+                first.give_back(self.worker.now());
                 pool.welcome().ok_or(Refusal::Silent)?
             }
         };
@@ -604,12 +683,12 @@ impl Login {
     }
 }
 
-/// Waits until a server of the pool has logged in.
-async fn first_server(
+/// Waits for a server of the pool.
+pub(super) async fn obtain(
     worker: &Worker,
     pool: &Arc<Pool>,
     client: &Arc<Client>,
-) -> Result<(), Refusal> {
+) -> Result<Lease, Refusal> {
     /// Leaves the queue if the login ends before its turn.
     struct Queued<'a>(&'a Worker, &'a Arc<Pool>, &'a Arc<Client>);
     impl Drop for Queued<'_> {
@@ -618,8 +697,8 @@ async fn first_server(
         }
     }
     match pool.checkout_first(client, worker.id, worker.now()) {
-        Checkout::Ready(lease) => lease.give_back(worker.now()),
-        Checkout::Failing(failure) => return Err(Refusal::Server(failure)),
+        Checkout::Ready(lease) => Ok(lease),
+        Checkout::Failing(failure) => Err(Refusal::Server(failure)),
         Checkout::Queued => {
             let _queued = Queued(worker, pool, client);
             let granted = std::future::poll_fn(|cx| {
@@ -630,12 +709,11 @@ async fn first_server(
                 }
             });
             match granted.await {
-                Grant::Server(server) => pool.give_back(server, worker.now()),
-                Grant::Failed(failure) => return Err(Refusal::Server(failure)),
+                Grant::Server(server) => Ok(Lease::granted(server, pool)),
+                Grant::Failed(failure) => Err(Refusal::Server(failure)),
             }
         }
     }
-    Ok(())
 }
 
 /// AuthenticationOk, ParameterStatus, BackendKeyData, the notice of

@@ -5,9 +5,12 @@
 //! each message.
 
 mod around;
+mod auth_query;
 mod cancel;
+mod check;
 pub mod flow;
 mod login;
+mod lookups;
 mod session;
 mod startup;
 mod worker;

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::time::Sleep;
 
 use super::around::Around;
+use super::check;
 use super::flow::{Arrived, ClientFault, Flow, Rules, ServerFault, Stop};
 use super::worker::Worker;
 use crate::config::PoolMode;
@@ -22,7 +23,7 @@ use crate::net::{Channel, Received};
 use crate::pool::state::Checkout;
 use crate::pool::{Client, ClientState, Grant, Lease, Pool};
 use crate::server::answers::Owed;
-use crate::server::{Exchange, Parameters, ServerState};
+use crate::server::{Exchange, Parameters};
 use crate::stats::Micros;
 use crate::wire::{Splice, TransactionStatus, backend};
 
@@ -33,12 +34,6 @@ const WAITING_BYTES: usize = 16 * 1024;
 /// How long a client that has said goodbye is still sent the answers it asked
 /// for before the query is cancelled.
 const GRACE: Duration = Duration::from_millis(100);
-
-/// How long a server may take to answer `server_check_query`.
-const CHECK_LIMIT: Duration = Duration::from_secs(5);
-
-/// The value of `server_check_query` that stands for the empty query.
-const EMPTY_QUERY: &str = "<empty>";
 
 /// PgBouncer's words for `query_wait_notify`.
 const WAIT_NOTICE: &str = "No server connection available in postgres backend, client being queued";
@@ -508,26 +503,10 @@ impl State {
 
     /// Asks a server that has been idle for long whether it is still there,
     /// before the client's request is lost with it.
-    fn check(&mut self, mut lease: Lease) {
-        let config = self.worker.bouncer.config();
-        let query = match config.pgbouncer.server_check_query.as_str() {
-            EMPTY_QUERY => String::new(),
-            query => query.to_owned(),
-        };
-        lease.record.set_state(ServerState::Tested);
+    fn check(&mut self, lease: Lease) {
+        let checked = check::check(lease, &self.worker.bouncer.config().pgbouncer);
         self.client.begin_wait();
-        self.phase = Phase::Checking(Box::pin(async move {
-            let answer = lease.run(&query, CHECK_LIMIT).await;
-            if let Err(error) = answer {
-                tracing::warn!("server_check_query failed: {error}");
-            }
-            // An error is an answer too.
-            if lease.is_reusable() {
-                return Some(lease);
-            }
-            lease.discard("test query failed");
-            None
-        }));
+        self.phase = Phase::Checking(Box::pin(checked));
     }
 
     /// Takes a server on loan and brings its parameters to the client's.

@@ -230,6 +230,12 @@ impl Bouncer {
     /// The pool for clients of `database` logged in as `user`.
     pub fn pool(self: &Arc<Self>, database: &Arc<Database>, user: &Arc<User>) -> Arc<Pool> {
         let user = self.server_user(database).unwrap_or_else(|| user.clone());
+        self.pool_as(database, user)
+    }
+
+    /// The pool of `database` whose servers are logged in as `user`, whomever
+    /// the entry forces on its clients.
+    pub fn pool_as(self: &Arc<Self>, database: &Arc<Database>, user: Arc<User>) -> Arc<Pool> {
         let key = (database.name.clone(), user.name.clone());
         if let Some(found) = self.by_key.get(&key)
             && !found.is_removed()
@@ -353,9 +359,13 @@ impl Bouncer {
         own.unwrap_or(count(self.config().pgbouncer.max_user_client_connections))
     }
 
-    /// Where and as whom servers of a pool are logged in.
-    pub fn target(&self, database: &Database, user: &User) -> Target {
+    /// Where and as whom servers of a pool are logged in. Its own credential
+    /// is what clients have proven themselves with, for users that have none
+    /// in the configuration.
+    pub fn target(&self, pool: &Pool) -> Target {
+        let (database, user) = (&pool.database, &pool.user);
         let settings = database.settings.load();
+        let is_forced = settings.user.as_ref() == Some(&user.name);
         let config = self.config();
         let hosts = match &settings.host {
             Some(list) => list
@@ -381,7 +391,9 @@ impl Bouncer {
             credential: database
                 .credential
                 .load_full()
-                .or_else(|| user.credential.load_full()),
+                .filter(|_| is_forced)
+                .or_else(|| user.credential.load_full())
+                .or_else(|| pool.credential.load_full()),
             options: self.socket_options(),
             tls: self.tls.load_full(),
             startup,
@@ -477,6 +489,10 @@ impl Bouncer {
     pub(super) fn log_login_failed(&self, pool: &Pool, error: &LoginError) {
         let (database, user) = (&pool.database.name, &pool.user.name);
         tracing::warn!("S: {database}/{user} server login failed: {error}");
+        if self.config().pgbouncer.log_disconnections {
+            let reason = error.client_text();
+            tracing::info!("S: {database}/{user} closing because: {reason}");
+        }
     }
 
     /// The user a database forces on its servers.

@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use super::client::{Client, Grant};
 use super::state::{Checkout, Counts, LoginFailure, Returned, State};
 use super::{Bouncer, Counters, Database, Lease, Totals, User, Welcome};
+use crate::auth::Credential;
 use crate::config::PoolMode;
 use crate::server::{self, Retired, Server, ServerState};
 use crate::stats::Micros;
@@ -39,6 +40,9 @@ pub struct Pool {
     pub id: u64,
     /// Counters, one set for each worker.
     pub counters: Box<[Counters]>,
+    /// What its clients have proven themselves with, if the configuration has
+    /// no secret of the user. It may be another one in another database.
+    pub credential: ArcSwapOption<Credential>,
     welcome: ArcSwapOption<Welcome>,
     state: Mutex<State<Box<Server>, Arc<Client>>>,
     mode: AtomicU8,
@@ -72,6 +76,7 @@ impl Pool {
             database,
             user,
             counters: (0..workers.max(1)).map(|_| Counters::default()).collect(),
+            credential: ArcSwapOption::empty(),
             welcome: ArcSwapOption::empty(),
             mode: AtomicU8::new(0),
             statement_limit: AtomicUsize::new(0),
@@ -454,7 +459,7 @@ impl Pool {
     async fn log_in(self: &Arc<Self>, bouncer: &Arc<Bouncer>, home: usize) {
         let guard = LoginGuard(self);
         let generation = self.generation.load(Ordering::Acquire);
-        let target = bouncer.target(&self.database, &self.user);
+        let target = bouncer.target(self);
         let limit = bouncer.config().pgbouncer.server_connect_timeout;
         let attempt = server::login(
             &target,

@@ -49,6 +49,11 @@ impl<T: HasBudget> Place<T> {
     pub fn take(of: &Arc<T>, limit: u32) -> Option<Place<T>> {
         of.clients().take(limit).then(|| Place(of.clone()))
     }
+
+    /// What the place is in.
+    pub fn of(&self) -> &T {
+        &self.0
+    }
 }
 
 impl<T: HasBudget> Drop for Place<T> {
@@ -146,7 +151,7 @@ pub struct User {
     pub name: String,
     /// What `[users]` says.
     pub settings: ArcSwap<config::User>,
-    /// Its secret, if `auth_file` or a database entry has one.
+    /// Its secret, if `auth_file` has one.
     pub credential: ArcSwapOption<Credential>,
     /// Servers, login included.
     pub servers: Budget,

@@ -13,7 +13,7 @@ use crate::net::{Channel, Message};
 use crate::wire::{TransactionStatus, backend, frontend};
 
 /// The longest message taken from a server while nobody is linked to it.
-const MAX_UNLINKED_MESSAGE: usize = 1 << 20;
+pub(super) const MAX_UNLINKED_MESSAGE: usize = 1 << 20;
 
 /// How long a server may take to close its end after Terminate.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -212,7 +212,7 @@ impl Server {
         Ok(message.body.len())
     }
 
-    fn account(&mut self, message: &Message) -> io::Result<()> {
+    pub(super) fn account(&mut self, message: &Message) -> io::Result<()> {
         if message.tag == backend::PARAMETER_STATUS {
             let (name, value) =
                 backend::parameter(&message.body).ok_or(io::ErrorKind::InvalidData)?;

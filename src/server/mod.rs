@@ -1,6 +1,7 @@
 //! One logged-in connection to PostgreSQL.
 
 pub mod answers;
+mod ask;
 mod cancel;
 mod connection;
 mod login;
@@ -12,6 +13,7 @@ pub(crate) mod seeded;
 pub mod statements;
 
 pub use answers::Answers;
+pub use ask::{AskError, Found, Row};
 pub use connection::{Exchange, Retired, Server};
 pub use login::{LoggedIn, LoginError, Target, login};
 pub use parameters::{ParameterSets, Parameters, Tracked};

@@ -76,6 +76,8 @@ pub struct Record {
     requested_at: AtomicU64,
     state: AtomicU8,
     client: AtomicU64,
+    /// A client's session has had it.
+    has_served: AtomicBool,
     prepared: AtomicU32,
     close_needed: AtomicBool,
     cancels: AtomicU32,
@@ -105,6 +107,7 @@ impl Record {
             requested_at: AtomicU64::new(connected_at.0),
             state: AtomicU8::new(ServerState::New as u8),
             client: AtomicU64::new(0),
+            has_served: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
             close_needed: AtomicBool::new(false),
             cancels: AtomicU32::new(0),
@@ -124,9 +127,22 @@ impl Record {
 
     /// Notes that it now works for `client` (its id).
     pub fn link(&self, client: u64, now: Micros) {
+        self.has_served.store(true, Ordering::Relaxed);
+        self.engage(client, now);
+    }
+
+    /// Notes that the pooler asks it something for `client` (its id), whose
+    /// session it does not get.
+    pub fn engage(&self, client: u64, now: Micros) {
         self.set_state(ServerState::Active);
         self.requested_at.store(now.0, Ordering::Relaxed);
         self.client.store(client, Ordering::Relaxed);
+    }
+
+    /// Whether a client's session has had it, and may have left settings
+    /// behind.
+    pub fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Relaxed)
     }
 
     /// Notes that it works for nobody.

@@ -140,6 +140,30 @@ pub fn parameter(body: &[u8]) -> Option<(&str, &str)> {
     rest.is_empty().then_some((name, value))
 }
 
+/// Reads the number of columns of a RowDescription or DataRow body.
+pub fn column_count(body: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*body.first_chunk()?))
+}
+
+/// Reads the values of a DataRow body; `None` in it is NULL.
+pub fn row_values(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
+    let (count, mut rest) = body.split_first_chunk()?;
+    let mut values = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (length, after) = rest.split_first_chunk()?;
+        let length = i32::from_be_bytes(*length);
+        if length == -1 {
+            values.push(None);
+            rest = after;
+            continue;
+        }
+        let (value, after) = after.split_at_checked(usize::try_from(length).ok()?)?;
+        values.push(Some(value));
+        rest = after;
+    }
+    rest.is_empty().then_some(values)
+}
+
 /// Number of rows a CommandComplete tag tells (`SELECT 5`, `INSERT 0 2`).
 pub fn tag_rows(tag: &[u8]) -> u64 {
     tag.rsplit(|&b| b == b' ')
@@ -231,6 +255,26 @@ mod tests {
         put_parameter_status(&mut buf, "TimeZone", "UTC");
         assert_eq!(&buf[..5], b"S\0\0\0\x11");
         assert_eq!(parameter(&buf[5..]), Some(("TimeZone", "UTC")));
+    }
+
+    #[test]
+    fn the_values_of_a_row_are_read_with_their_nulls() {
+        let row = b"\0\x02\0\0\0\x03ann\xff\xff\xff\xff";
+        assert_eq!(column_count(row), Some(2));
+        assert_eq!(row_values(row), Some(vec![Some(&b"ann"[..]), None]));
+    }
+
+    #[test]
+    fn a_row_that_lies_about_its_lengths_is_refused() {
+        for length in 0..13 {
+            let row = b"\0\x02\0\0\0\x03ann\xff\xff\xff\xff";
+            assert_eq!(row_values(&row[..length]), None, "{length} bytes");
+        }
+        for length in [-2, i32::MIN, i32::MAX, 4] {
+            let row = [b"\0\x01", &length.to_be_bytes()[..], b"ann"].concat();
+            assert_eq!(row_values(&row), None, "{length}");
+        }
+        assert_eq!(row_values(b"\0\0more"), None);
     }
 
     #[test]

@@ -171,6 +171,25 @@ pub fn put_ssl_request(buf: &mut BytesMut) {
     buf.put_u32(super::startup::SSL_REQUEST);
 }
 
+/// Writes Parse, Bind, Describe and Execute of a query with text parameters,
+/// everything unnamed. A Sync must follow.
+pub fn put_execution(buf: &mut BytesMut, query: &str, parameters: &[&str]) {
+    put_parse(buf, b"", &[query.as_bytes(), b"\0\0\0"].concat());
+    let values: usize = parameters.iter().map(|value| 4 + value.len()).sum();
+    put_bind_front(buf, b"", b"", 2 + 2 + values + 2);
+    let count = u16::try_from(parameters.len()).expect("the pooler's own queries have few");
+    // All parameters and all columns are text.
+    buf.put_u16(0);
+    buf.put_u16(count);
+    for value in parameters {
+        buf.put_u32(u32::try_from(value.len()).expect("it came in a message"));
+        buf.put_slice(value.as_bytes());
+    }
+    buf.put_u16(0);
+    buf.put_slice(b"D\0\0\0\x06P\0");
+    buf.put_slice(b"E\0\0\0\x09\0\0\0\0\0");
+}
+
 /// Writes CancelRequest.
 pub fn put_cancel(buf: &mut BytesMut, pid: i32, secret: &[u8]) {
     buf.put_u32(12 + secret.len() as u32);
@@ -230,6 +249,19 @@ mod tests {
         let mut buf = BytesMut::new();
         put_ssl_request(&mut buf);
         assert_eq!(&buf[..], b"\0\0\0\x08\x04\xd2\x16\x2f");
+    }
+
+    #[test]
+    fn an_execution_is_four_messages_with_its_values_as_text() {
+        let mut buf = BytesMut::new();
+        put_execution(&mut buf, "select $1", &["ann"]);
+        assert_eq!(
+            &buf[..],
+            b"P\0\0\0\x11\0select $1\0\0\0\
+              B\0\0\0\x13\0\0\0\0\0\x01\0\0\0\x03ann\0\0\
+              D\0\0\0\x06P\0\
+              E\0\0\0\x09\0\0\0\0\0"
+        );
     }
 
     #[test]
