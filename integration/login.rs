@@ -257,6 +257,27 @@ fn a_password_the_server_refuses_is_told_in_the_servers_words() {
 }
 
 #[test]
+fn a_new_password_the_server_refuses_is_told_while_old_servers_work_on() {
+    let mut pooler = Ini::transaction().start();
+    let mut busy = pooler.client_of("md5_user");
+    busy.run("begin");
+    pooler.reload(|ini| {
+        ini.userlist.retain(|(user, _)| user != "md5_user");
+        ini.userlist
+            .push(("md5_user".into(), "not the server's".into()));
+    });
+    pooler.console("RECONNECT");
+    let mut waiting = pooler.client_of("md5_user");
+    waiting.send(frontend::query("select 1"));
+    let error = waiting.expect_fatal();
+    assert_eq!(
+        error.text(),
+        "password authentication failed for user \"md5_user\""
+    );
+    busy.run("commit");
+}
+
+#[test]
 fn a_login_after_a_refused_one_waits_for_the_servers_next_word() {
     let pooler = Ini::transaction()
         .secret("md5_user", "not the server's")

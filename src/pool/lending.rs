@@ -389,6 +389,7 @@ impl Pool {
                 record.mark();
             }
         }
+        self.state().set_stale();
         self.close_idle(|server, _, _| server.record.is_marked().then_some(OBSOLETE));
         // Who waits need not wait for what failed by the old settings.
         self.state().forget_failure();

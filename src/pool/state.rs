@@ -129,6 +129,9 @@ pub struct State<S, W> {
     waiting: VecDeque<Waiting<W>>,
     counts: Counts,
     failing: Option<Failing>,
+    /// Its servers are to be closed as they become free, and none has logged
+    /// in since: those it has are no help to who waits.
+    stale: bool,
     paused: bool,
 }
 
@@ -141,6 +144,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             waiting: VecDeque::new(),
             counts: Counts::default(),
             failing: None,
+            stale: false,
             paused: false,
         }
     }
@@ -224,6 +228,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// A login has succeeded.
     pub fn login_succeeded(&mut self, server: S, home: usize, now: Micros) -> Returned<S, W> {
         self.failing = None;
+        self.stale = false;
         self.counts.login -= 1;
         self.place(server, home, now)
     }
@@ -244,7 +249,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             Some(failing) => (failing.pause * 2).min(most),
             None => FIRST_RETRY_PAUSE.min(most),
         };
-        let tell = failure.refused && self.usable() == 0;
+        let tell = failure.refused && (self.usable() == 0 || self.stale);
         self.failing = Some(Failing {
             failure: Arc::new(failure),
             retry_at: now + pause,
@@ -254,6 +259,11 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             return Vec::new();
         }
         self.waiting.drain(..).map(|w| w.client).collect()
+    }
+
+    /// The servers it has now are to be closed as they become free.
+    pub fn set_stale(&mut self) {
+        self.stale = true;
     }
 
     /// Why logins have been failing, if they have.
@@ -634,6 +644,22 @@ mod tests {
         pool.login_begun();
         assert_eq!(pool.login_failed(refusal(), at(0)), [0u32; 0]);
         assert_eq!(pool.checkout(&3, 0, at(0)), Checkout::Queued);
+    }
+
+    #[test]
+    fn a_failure_beside_servers_that_are_to_be_closed_is_told() {
+        let mut pool = pool(3);
+        open(&mut pool, 1);
+        assert_eq!(pool.checkout(&1, 0, at(0)), Checkout::Ready(1));
+        pool.set_stale();
+        pool.checkout(&2, 0, at(0));
+        pool.login_begun();
+        assert_eq!(pool.login_failed(refusal(), at(0)), [2]);
+        open(&mut pool, 2);
+        assert_eq!(pool.checkout(&3, 0, at(0)), Checkout::Ready(2));
+        pool.checkout(&4, 0, at(0));
+        pool.login_begun();
+        assert_eq!(pool.login_failed(refusal(), at(0)), [0u32; 0]);
     }
 
     #[test]
