@@ -530,6 +530,17 @@ fn the_console_asks_in_the_global_auth_dbname() {
 }
 
 #[test]
+fn a_reload_that_names_the_console_as_auth_dbname_is_refused() {
+    let mut pooler = asking_for("select $1::text, 'x'").start();
+    pooler.ini.change("auth_dbname", "pgbouncer");
+    pooler.write_config();
+    let error = pooler.console_error("RELOAD");
+    assert_eq!(error.code(), "F0000");
+    pooler.wait_log("cannot use the reserved \"pgbouncer\" database as an auth_dbname");
+    client(&pooler, "alice", "x").run("select 1");
+}
+
+#[test]
 fn secrets_of_auth_query_are_nowhere_to_be_seen() {
     let pooler = asking_for("select $1::text, 'planted-secret'")
         .set("verbose", 2)

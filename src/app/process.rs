@@ -95,7 +95,13 @@ impl Process {
         let running = Config::clone(&self.bouncer.config());
         let path = running.pgbouncer.conffile.clone();
         let path = path.map_or(running.path.clone(), Into::into);
-        let loaded = Config::load(&path).map_err(|error| error.to_string())?;
+        let loaded = Config::load(&path).map_err(|error| {
+            for message in error.pgbouncer_messages() {
+                tracing::error!("{message}");
+            }
+            tracing::warn!("config file loading failed");
+            error.to_string()
+        })?;
         let reloaded = loaded.reload(&running);
         for warning in &reloaded.warnings {
             tracing::warn!("{warning}");
