@@ -304,6 +304,29 @@ fn no_message_repeats_a_password() {
 }
 
 #[test]
+fn ways_to_log_in_that_are_not_there_are_told_at_the_start() {
+    if only_pgweir("PgBouncer may be built with them") {
+        return;
+    }
+    let folder = Folder::new("config");
+    for (auth_type, told) in [
+        ("ldap", "auth_type: ldap is not supported"),
+        ("pam", "auth_type: pam is not supported"),
+        (
+            "cert",
+            "auth_type=cert requires client_tls_sslmode=verify-full",
+        ),
+    ] {
+        let text_of_file = format!("[pgbouncer]\nauth_type = {auth_type}\n");
+        let file = folder.write("auth.ini", &text_of_file);
+        let output = run(&[&file]);
+        let message = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(told), "{message}");
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_is_told() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
     let port = taken.local_addr().expect("it is bound").port();

@@ -10,6 +10,7 @@ mod copy;
 mod drivers;
 mod extended;
 mod harness;
+mod hba;
 mod hostile;
 mod login;
 mod metrics;

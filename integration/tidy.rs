@@ -93,6 +93,24 @@ fn no_source_file_is_a_drawer() {
 }
 
 #[test]
+fn secrets_are_compared_in_constant_time() {
+    let secrets = [
+        ("secret.rs", "Plaintext"),
+        ("md5.rs", "Md5Hash"),
+        ("scram/keys.rs", "ScramKeys"),
+        ("scram/keys.rs", "Verifier"),
+    ];
+    for (file, secret) in secrets {
+        let text = std::fs::read_to_string(root().join("src/auth").join(file)).expect("text");
+        let comparison = format!("impl PartialEq for {secret} {{");
+        let (_, after) = text.split_once(&comparison).expect("written by hand");
+        let (body, _) = after.split_once("\n}\n").expect("it ends");
+        let constant = body.contains("ct_eq") || body.contains("same_secret");
+        assert!(constant, "{secret}: {body}");
+    }
+}
+
+#[test]
 fn nothing_is_left_half_done() {
     // Put together, so that this file does not hold them.
     let marks = [

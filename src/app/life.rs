@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::hba;
 use super::http::HttpFront;
 use super::log::{self, Destination, Format, LogGuard};
 use super::memory;
@@ -77,7 +78,7 @@ struct Ready {
 
 fn prepare_process(start: &Start) -> Result<Ready, String> {
     let loaded = Config::load(&start.config).map_err(|error| error.to_string())?;
-    refuse_unsupported(&loaded.config)?;
+    hba::refuse_unsupported(&loaded.config)?;
     let (tls, tls_notes) = load_tls(&loaded)?;
     let config = loaded.config;
     let user = start.user.clone().or(config.pgbouncer.user.clone());
@@ -116,18 +117,6 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
         _pid_file: pid_file,
         log,
     })
-}
-
-/// Settings that would promise what is not there yet.
-fn refuse_unsupported(config: &Config) -> Result<(), String> {
-    let settings = &config.pgbouncer;
-    auth::Method::try_from(settings.auth_type).map_err(|unsupported| {
-        format!(
-            "{}: auth_type: {unsupported}; supported: trust, plain, md5, scram-sha-256, cert, any",
-            config.path.display()
-        )
-    })?;
-    Ok(())
 }
 
 /// Reads the files of the TLS settings. What is wrong with one is told with
@@ -179,6 +168,9 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     let user_list = load_user_list(&config, None);
     let bouncer = Bouncer::new(config.clone(), user_list, workers);
     bouncer.set_tls(ready.tls.clone());
+    if let Some(rules) = hba::load(&config) {
+        bouncer.set_hba_rules(rules);
+    }
     let monitoring = Monitoring::open(&config, &control)?;
     let (readiness, reloads) = (monitoring.readiness.clone(), monitoring.reloads.clone());
     let log = ready.log.queue().clone();

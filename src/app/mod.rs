@@ -2,6 +2,7 @@
 
 mod cli;
 mod demo;
+mod hba;
 mod http;
 mod life;
 mod log;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
+use super::hba;
 use super::life::{load_user_list, verbosity};
 use super::log::Verbosity;
 use crate::admin::{self, ShutdownMode};
@@ -36,9 +37,13 @@ impl admin::Process for Process {
     }
 
     fn settings_changed(&self) {
-        if let Some((log, command_line)) = &self.verbosity {
-            log.set(verbosity(*command_line, &self.bouncer.config()));
+        // Rules that are in force stay until a reload.
+        if self.bouncer.hba_rules().is_empty()
+            && let Some(rules) = hba::load(&self.bouncer.config())
+        {
+            self.bouncer.set_hba_rules(rules);
         }
+        self.show_settings();
     }
 
     fn tls_changed(&self) -> bool {
@@ -110,8 +115,12 @@ impl Process {
             tracing::warn!("{name} cannot be changed while running, keeping the old value");
         }
         let users = load_user_list(&reloaded.config, Some(&self.bouncer.user_list()));
+        let rules = hba::load(&reloaded.config);
         self.bouncer.reload(reloaded.config, users);
-        admin::Process::settings_changed(self);
+        if let Some(rules) = rules {
+            self.bouncer.set_hba_rules(rules);
+        }
+        self.show_settings();
         self.apply_tls().map_err(|fault| {
             tracing::error!("{fault}");
             String::from("TLS configuration could not be reloaded, keeping old configuration")
@@ -130,6 +139,12 @@ impl Process {
         }
         self.bouncer.set_tls(tls);
         Ok(())
+    }
+
+    fn show_settings(&self) {
+        if let Some((log, command_line)) = &self.verbosity {
+            log.set(verbosity(*command_line, &self.bouncer.config()));
+        }
     }
 
     /// SIGUSR1.

@@ -20,6 +20,7 @@
 mod authenticated;
 mod client;
 mod credential;
+pub mod hba;
 mod md5;
 mod message;
 mod random;
@@ -30,15 +31,13 @@ mod secret;
 mod server;
 mod userlist;
 
-pub use authenticated::Authenticated;
-pub use client::{
-    ClientDerivation, ClientExchange, ClientStep, Method, ScramSettings, UnsupportedMethod,
-};
+pub use authenticated::{Authenticated, CertificateNames};
+pub use client::{ClientDerivation, ClientExchange, ClientStep, Method, ScramSettings};
 pub use credential::Credential;
 pub use md5::Md5Hash;
 pub use message::LoginMessage;
 pub use random::os_random;
-pub use reason::{Cause, Reason};
+pub use reason::{Cause, CertificateFault, PeerFault, Reason};
 pub use refusal::Refusal;
 pub use scram::{
     MAX_ITERATIONS, MAX_NONCE_BYTES, MAX_SALT_BYTES, MAX_SASL_BYTES, ScramFault, ScramKeys,

@@ -21,8 +21,43 @@ pub enum Reason {
     Mechanism,
     /// SCRAM failed.
     Sasl(Cause),
-    /// `cert` failed.
-    Certificate(&'static str),
+    /// The certificate does not do.
+    Certificate(CertificateFault),
+    /// The user at the other end of the Unix socket does not do.
+    Peer(PeerFault),
+    /// A rule turns the client away.
+    Rejected {
+        /// The rule's line in the HBA file.
+        line: usize,
+    },
+    /// No rule of the HBA file fits.
+    NoRule,
+}
+
+/// Why a certificate does not let a user in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateFault {
+    /// The client does not use TLS, or presented none.
+    Missing,
+    /// Nobody knows the user of this name.
+    NoSuchUser(Box<str>),
+    /// It is for somebody else.
+    OtherName,
+    /// This ident map does not connect it with the user.
+    NotMapped(Box<str>),
+}
+
+/// Why a Unix socket does not let a user in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerFault {
+    /// It is none, or nobody knows the system user at its other end.
+    NoSystemUser,
+    /// Nobody knows the user of this name.
+    NoSuchUser(Box<str>),
+    /// The system user has another name.
+    OtherName,
+    /// This ident map does not connect the system user with the user.
+    NotMapped(Box<str>),
 }
 
 /// What exactly failed. For the log, never for the client.
@@ -59,6 +94,9 @@ impl Reason {
             Reason::Mechanism => "client selected an invalid SASL authentication mechanism",
             Reason::Sasl(_) => "SASL authentication failed",
             Reason::Certificate(_) => "certificate authentication failed",
+            Reason::Peer(_) => "unix socket login rejected",
+            Reason::Rejected { .. } => "login rejected",
+            Reason::NoRule => "no authentication method is found",
         }
     }
 }
@@ -68,8 +106,36 @@ impl fmt::Display for Reason {
         match self {
             Reason::Trust { user } => write!(f, "no such user: {user}"),
             Reason::Password(cause) | Reason::Sasl(cause) => cause.fmt(f),
-            Reason::Certificate(why) => f.write_str(why),
-            Reason::EmptyPassword | Reason::Mechanism => f.write_str(self.client_text()),
+            Reason::EmptyPassword | Reason::Mechanism | Reason::NoRule => {
+                f.write_str(self.client_text())
+            }
+            Reason::Certificate(fault) => fault.fmt(f),
+            Reason::Peer(fault) => fault.fmt(f),
+            Reason::Rejected { line } => write!(f, "rejected by hba line {line}"),
+        }
+    }
+}
+
+impl fmt::Display for CertificateFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CertificateFault::Missing => f.write_str("TLS client certificate required"),
+            CertificateFault::NoSuchUser(user) => write!(f, "no such user: {user}"),
+            CertificateFault::OtherName => f.write_str("TLS certificate name mismatch"),
+            CertificateFault::NotMapped(map) => {
+                write!(f, "ident map: {map} does not have a match")
+            }
+        }
+    }
+}
+
+impl fmt::Display for PeerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerFault::NoSystemUser => f.write_str("no system user at a Unix socket's other end"),
+            PeerFault::NoSuchUser(user) => write!(f, "no such user: {user}"),
+            PeerFault::OtherName => f.write_str("the system user has another name"),
+            PeerFault::NotMapped(map) => write!(f, "ident map {map} cannot be matched"),
         }
     }
 }

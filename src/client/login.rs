@@ -16,6 +16,7 @@ use super::lookups::Lookups;
 use super::session::{End, Session};
 use super::startup::{Identity, StartupFault};
 use super::worker::{Worker, send_fatal};
+use crate::auth::hba::Means;
 use crate::auth::{
     self, Authenticated, ClientExchange, ClientStep, Credential, Method, ScramSettings,
 };
@@ -352,9 +353,12 @@ impl Login {
                 self.cipher()
             );
         }
-        let method = self.method(database.as_deref())?;
+        let demand = self.demand(&identity)?;
+        if demand.means == Means::Exchange(Method::Any) {
+            self.require_forced_user(database.as_deref())?;
+        }
         let (authenticated, greeting) = self
-            .authenticate(method, &identity.user, credential.as_ref())
+            .prove(demand, &identity.user, credential.as_ref())
             .await?;
         let database = bouncer
             .database(&identity.database)
@@ -526,39 +530,16 @@ impl Login {
         Ok(Some(known.credential))
     }
 
-    fn method(&self, database: Option<&Database>) -> Result<Method, Refusal> {
-        let auth_type = self.worker.bouncer.config().pgbouncer.auth_type;
-        let method = Method::try_from(auth_type).map_err(|unsupported| {
-            tracing::error!("{unsupported}");
-            Refusal::Fatal("bouncer config error".into())
-        })?;
-        let forced = match database {
-            Some(database) => database.settings.load().user.is_some(),
-            None => {
-                let config = self.worker.bouncer.config();
-                config.autodb.as_ref().is_some_and(|any| any.user.is_some())
-            }
-        };
-        if method == Method::Any && !forced {
-            tracing::error!("auth_type=any requires forced user");
-            return Err("bouncer config error".into());
-        }
-        Ok(method)
-    }
-
     /// Leads the client through the exchange; answers the proof and what is to
     /// be sent before AuthenticationOk.
-    async fn authenticate(
+    pub(super) async fn authenticate(
         &mut self,
         method: Method,
         user: &str,
         known: Option<&Arc<Credential>>,
     ) -> Result<(Authenticated, Vec<u8>), Refusal> {
         let policy = self.worker.login.clone();
-        let mut step = match method {
-            Method::Cert => ClientStep::by_certificate(user, known, &self.names()),
-            _ => ClientExchange::start(method, user, known, &policy.scram, auth::os_random),
-        };
+        let mut step = ClientExchange::start(method, user, known, &policy.scram, auth::os_random);
         loop {
             step = match step {
                 ClientStep::Send { message, next } => {
@@ -583,10 +564,7 @@ impl Login {
                     let greeting = message.map(|m| m.into_bytes()).unwrap_or_default();
                     return Ok((authenticated, greeting));
                 }
-                ClientStep::Reject(reason) => {
-                    tracing::warn!("C: {user}@{} login failed: {reason}", self.address);
-                    return Err(reason.client_text().into());
-                }
+                ClientStep::Reject(reason) => return Err(self.refused(user, &reason)),
             };
         }
     }
@@ -609,11 +587,12 @@ impl Login {
         let credential = self.find_user(&mut identity, None).await?;
         let listed = |list| crate::config::in_list(list, &identity.user);
         let admin = listed(&settings.admin_users);
-        let method = Method::try_from(settings.auth_type).unwrap_or(Method::ScramSha256);
+        let demand = self.demand(&identity)?;
+        let anybody = demand.means == Means::Exchange(Method::Any);
         let (_, greeting) = self
-            .authenticate(method, &identity.user, credential.as_ref())
+            .prove(demand, &identity.user, credential.as_ref())
             .await?;
-        if !admin && method != Method::Any && !listed(&settings.stats_users) {
+        if !admin && !anybody && !listed(&settings.stats_users) {
             return Err("not allowed".into());
         }
         Ok(PassedConsole {

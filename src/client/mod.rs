@@ -11,6 +11,7 @@ mod check;
 pub mod flow;
 mod login;
 mod lookups;
+mod proof;
 mod session;
 mod startup;
 mod worker;

@@ -13,6 +13,7 @@ use super::client::CancelKey;
 use super::state::Limits;
 use super::{Client, Database, Pool, User};
 use crate::auth::UserList;
+use crate::auth::hba::Rules;
 use crate::config::{self, Config, PoolMode};
 use crate::net::tls::Tls;
 use crate::net::{Host, SocketOptions};
@@ -58,6 +59,7 @@ pub struct Bouncer {
     /// Held by whoever changes the configuration.
     changing: Mutex<()>,
     user_list: ArcSwap<UserList>,
+    hba_rules: ArcSwap<Rules>,
     databases: Registry<String, Arc<Database>>,
     users: Registry<String, Arc<User>>,
     /// Seldom written; sweeps and the console walk it.
@@ -87,6 +89,7 @@ impl Bouncer {
             tls: ArcSwap::default(),
             changing: Mutex::default(),
             user_list: ArcSwap::from_pointee(user_list),
+            hba_rules: ArcSwap::default(),
             databases: Registry::default(),
             users: Registry::default(),
             pools: RwLock::default(),
@@ -125,6 +128,16 @@ impl Bouncer {
     /// The users of `auth_file`.
     pub fn user_list(&self) -> Guard<Arc<UserList>> {
         self.user_list.load()
+    }
+
+    /// The rules of `auth_hba_file`; none until they are set.
+    pub fn hba_rules(&self) -> Guard<Arc<Rules>> {
+        self.hba_rules.load()
+    }
+
+    /// Takes over rules that have been read from `auth_hba_file`.
+    pub fn set_hba_rules(&self, rules: Rules) {
+        self.hba_rules.store(Arc::new(rules));
     }
 
     /// Number of workers; their homes are counted from 0.

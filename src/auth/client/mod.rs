@@ -11,7 +11,6 @@ use super::message::LoginMessage;
 use super::reason::{Cause, Reason};
 use super::scram::{MAX_ITERATIONS, SALT_BYTES, Verifier, hmac};
 use super::secret::Secret;
-use crate::config::AuthType;
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,42 +28,7 @@ pub enum Method {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
-    /// The name in the certificate of the TLS connection. No messages:
-    /// [`ClientStep::by_certificate`].
-    Cert,
 }
-
-/// An `auth_type` that is decided elsewhere (rules, directories).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnsupportedMethod(pub AuthType);
-
-impl TryFrom<AuthType> for Method {
-    type Error = UnsupportedMethod;
-
-    fn try_from(auth_type: AuthType) -> Result<Self, UnsupportedMethod> {
-        match auth_type {
-            AuthType::Any => Ok(Method::Any),
-            AuthType::Trust => Ok(Method::Trust),
-            AuthType::Plain => Ok(Method::Plain),
-            AuthType::Md5 => Ok(Method::Md5),
-            AuthType::ScramSha256 => Ok(Method::ScramSha256),
-            AuthType::Cert => Ok(Method::Cert),
-            AuthType::Hba | AuthType::Ldap | AuthType::Pam => Err(UnsupportedMethod(auth_type)),
-        }
-    }
-}
-
-impl fmt::Display for UnsupportedMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "auth_type {:?} is not decided by a password exchange",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for UnsupportedMethod {}
 
 /// What every SCRAM exchange of the process shares.
 #[derive(Clone)]
@@ -202,7 +166,6 @@ impl ClientExchange {
             Method::Any | Method::Trust => {
                 ClientStep::accept(Authenticated::new(user.into(), credential.cloned()))
             }
-            Method::Cert => ClientStep::by_certificate(user, credential, &[]),
             Method::Plain => ExpectPassword::start(Claim::new(user, credential)),
             Method::Md5 if !has_verifier => {
                 ExpectMd5Answer::start(Claim::new(user, credential), random)
@@ -226,26 +189,6 @@ impl ClientExchange {
 }
 
 impl ClientStep {
-    /// Admits a known user whom the client's certificate names. `names` are
-    /// those of a certificate that has been verified; none without one.
-    pub fn by_certificate(
-        user: &str,
-        credential: Option<&Arc<Credential>>,
-        names: &[String],
-    ) -> Self {
-        let refuse = |why| ClientStep::Reject(Reason::Certificate(why));
-        if names.is_empty() {
-            return refuse("TLS client certificate required");
-        }
-        if credential.is_none() {
-            return refuse("no such user");
-        }
-        if !names.iter().any(|name| name == user) {
-            return refuse("TLS certificate name mismatch");
-        }
-        ClientStep::accept(Authenticated::new(user.into(), credential.cloned()))
-    }
-
     fn accept(authenticated: Authenticated) -> Self {
         ClientStep::Accept {
             message: None,

@@ -536,20 +536,6 @@ fn nothing_shows_a_secret() {
     assert!(!format!("{:?}", settings()).contains('7'));
 }
 
-#[test]
-fn auth_types_decided_elsewhere_are_no_methods() {
-    assert_eq!(
-        Method::try_from(AuthType::ScramSha256),
-        Ok(Method::ScramSha256)
-    );
-    for auth_type in [AuthType::Hba, AuthType::Ldap, AuthType::Pam] {
-        assert_eq!(
-            Method::try_from(auth_type),
-            Err(UnsupportedMethod(auth_type))
-        );
-    }
-}
-
 fn every_state() -> Vec<ClientExchange> {
     let mut states = vec![at_client_final(FOO_SCRAM), at_client_final("foo")];
     for secret in [None, Some("foo"), Some(FOO_MD5), Some(FOO_SCRAM)] {
@@ -585,48 +571,4 @@ proptest! {
             prop_assert!(!accepted);
         }
     }
-}
-
-#[test]
-fn a_certificate_admits_the_known_user_it_names() {
-    let known = credential("");
-    type Case<'a> = (
-        Option<&'a Arc<Credential>>,
-        &'a [&'a str],
-        Result<(), &'a str>,
-    );
-    let cases: [Case<'_>; 7] = [
-        (Some(&known), &[USER], Ok(())),
-        (Some(&known), &["other", USER], Ok(())),
-        (
-            Some(&known),
-            &["MUSER1"],
-            Err("TLS certificate name mismatch"),
-        ),
-        (Some(&known), &["*"], Err("TLS certificate name mismatch")),
-        (Some(&known), &[], Err("TLS client certificate required")),
-        (None, &[USER], Err("no such user")),
-        (None, &[], Err("TLS client certificate required")),
-    ];
-    for (credential, names, wanted) in cases {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let admitted = match ClientStep::by_certificate(USER, credential, &names) {
-            ClientStep::Accept { authenticated, .. } => {
-                assert_eq!(authenticated.user(), USER);
-                Ok(())
-            }
-            ClientStep::Reject(Reason::Certificate(why)) => Err(why),
-            other => panic!("{other:?} for {names:?}"),
-        };
-        assert_eq!(admitted, wanted, "{names:?}");
-    }
-}
-
-#[test]
-fn without_a_certificate_nobody_is_asked_for_anything() {
-    let refused = start(Method::Cert, Some(&credential("foo")));
-    let ClientStep::Reject(reason) = refused else {
-        panic!("{refused:?}");
-    };
-    assert_eq!(reason.client_text(), "certificate authentication failed");
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Login, Refusal};
+use crate::auth::CertificateNames;
 use crate::client::worker::LAST_WORD_LIMIT;
 use crate::net::tls::{self, Certificate};
 
@@ -67,16 +68,22 @@ impl Login {
         cipher.map_or_else(|| "no".to_owned(), |cipher| cipher.to_string())
     }
 
+    /// The client uses TLS.
+    pub(in crate::client) fn is_encrypted(&self) -> bool {
+        self.channel.stream.cipher().is_some()
+    }
+
     /// The names in the client's certificate, which has been verified.
-    pub(super) fn names(&self) -> Vec<String> {
-        let der = self.channel.stream.peer_certificate();
-        let Some(certificate) = der.and_then(Certificate::read) else {
-            return Vec::new();
-        };
-        let names = certificate.dns_names().into_iter();
-        names
-            .chain(certificate.common_name())
-            .map(String::from)
-            .collect()
+    pub(in crate::client) fn certificate(&self) -> Option<CertificateNames> {
+        let der = self.channel.stream.peer_certificate()?;
+        let certificate = Certificate::read(der)?;
+        Some(CertificateNames {
+            common_name: certificate.common_name().map(String::from),
+            dns_names: certificate
+                .dns_names()
+                .into_iter()
+                .map(String::from)
+                .collect(),
+        })
     }
 }

@@ -1,0 +1,72 @@
+//! How clients may prove who they are: what is there, and the rule files.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::auth::hba::{IdentMaps, Notice, Rules};
+use crate::config::{AuthType, Config};
+
+/// Values of `auth_type` that would promise what is not there.
+pub(super) fn refuse_unsupported(config: &Config) -> Result<(), String> {
+    let settings = &config.pgbouncer;
+    match settings.auth_type {
+        AuthType::Ldap | AuthType::Pam => Err(format!(
+            "{}: auth_type: {} is not supported; supported: trust, plain, md5, scram-sha-256, cert, hba, any",
+            config.path.display(),
+            settings.auth_type.as_str()
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the rules with their ident maps, if `auth_type` asks for them. What
+/// cannot be read leaves no rules: nobody can log in.
+pub(super) fn load(config: &Config) -> Option<Rules> {
+    let settings = &config.pgbouncer;
+    if settings.auth_type != AuthType::Hba {
+        return None;
+    }
+    let maps = match settings.auth_ident_file.as_deref() {
+        Some(file) if !file.is_empty() => load_maps(file),
+        _ => IdentMaps::default(),
+    };
+    let file = Path::new(&settings.auth_hba_file);
+    let text = read(file, "hba").unwrap_or_default();
+    let (rules, notices) = Rules::parse(&text, file, &maps, |path| fs::read(path));
+    for notice in notices {
+        tracing::warn!("{}", notice.text(file));
+        if let Notice::Skipped { line, .. } = notice {
+            tracing::warn!(
+                "could not parse hba config line {line} in {}",
+                file.display()
+            );
+        }
+    }
+    Some(rules)
+}
+
+fn load_maps(file: &str) -> IdentMaps {
+    let Some(text) = read(Path::new(file), "ident") else {
+        return IdentMaps::default();
+    };
+    let (maps, faults) = IdentMaps::parse(&text);
+    for fault in faults {
+        tracing::warn!("{fault}");
+        tracing::warn!("could not parse ident config line {} in {file}", fault.line);
+    }
+    maps
+}
+
+fn read(file: &Path, kind: &str) -> Option<Vec<u8>> {
+    fs::read(file)
+        .inspect_err(|error| log_unreadable(file, kind, error))
+        .ok()
+}
+
+fn log_unreadable(file: &Path, kind: &str, error: &io::Error) {
+    tracing::error!(
+        "could not open {kind} config file {}: {error}",
+        file.display()
+    );
+}
