@@ -370,6 +370,36 @@ fn an_idle_server_of_another_pool_is_evicted() {
 }
 
 #[test]
+fn a_client_goes_before_the_minimum_of_another_pool() {
+    let keys = "max_db_connections=1 min_pool_size=1";
+    let pooler = Ini::transaction().db(keys).start();
+    let mut first = pooler.client();
+    first.run("select 1");
+    let start = Instant::now();
+    for user in ["bob", "carol", "alice", "bob"] {
+        assert_eq!(pooler.client_of(user).value("select current_user"), user);
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "it was fought for"
+    );
+}
+
+#[test]
+fn minimums_do_not_take_each_others_servers() {
+    let keys = "max_db_connections=1 min_pool_size=1";
+    let pooler = Ini::transaction().db(keys).start();
+    for user in ["alice", "bob"] {
+        pooler.client_of(user).run("select 1");
+    }
+    let opened = || pooler.log().matches("new connection to server").count();
+    let before = opened();
+    // Several maintenance ticks.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(opened(), before);
+}
+
+#[test]
 fn max_user_connections_bounds_all_pools_of_a_user() {
     let ini = Ini::transaction()
         .db("")

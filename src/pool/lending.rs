@@ -258,8 +258,7 @@ impl Pool {
         state.closed();
         drop(state);
         bouncer.give_server_place(&self.database, &self.user);
-        self.launch(home);
-        self.offer_place(home);
+        self.refill(home);
     }
 
     /// Takes back a server whose client has gone in the middle of something:
@@ -318,9 +317,13 @@ impl Pool {
                 return;
             }
             if !bouncer.take_server_place(&self.database, &self.user) {
+                let is_wanted = state.waiting() > 0;
                 drop(state);
-                // Somebody's idle server makes room; its end launches again.
-                bouncer.evict_for(self);
+                // Somebody's idle server makes room for a client, though not
+                // for a minimum; its end launches again.
+                if is_wanted {
+                    bouncer.evict_for(self);
+                }
                 return;
             }
             if state.is_full() {
@@ -622,8 +625,20 @@ impl Pool {
         server.close().await;
         self.state().closed();
         bouncer.give_server_place(&self.database, &self.user);
+        self.refill(home);
+    }
+
+    /// Uses the place that a server has left. Clients that wait in other pools
+    /// go before the minimum of this one.
+    fn refill(self: &Arc<Self>, home: usize) {
+        let is_wanted = self.state().waiting() > 0;
+        if !is_wanted {
+            self.offer_place(home);
+        }
         self.launch(home);
-        self.offer_place(home);
+        if is_wanted {
+            self.offer_place(home);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State<Box<Server>, Arc<Client>>> {
