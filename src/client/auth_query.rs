@@ -66,7 +66,10 @@ impl Login {
                 Err("no such user".into())
             }
             Answer::Useless => Err("bouncer config error".into()),
-            Answer::Failing(failure) => Err(Refusal::Server(failure)),
+            Answer::Failing(failure) => {
+                bouncer.forget_unproven();
+                Err(Refusal::Server(failure))
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Everything the pooler has: databases, users, pools, clients, servers.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -30,6 +31,10 @@ const MAX_DATABASE_NAME: usize = 63;
 /// What is found by its key. Each login looks into five of these: the hash is
 /// a cheap one, with a seed of the process's own.
 type Registry<K, V> = DashMap<K, V, RandomState>;
+
+/// Entries made from `*` that no server has confirmed yet, kept before any of
+/// them are forgotten: clients that have proven nothing can make them.
+const MAX_UNPROVEN: usize = 1000;
 
 /// A pool's key: database entry and server user.
 type PoolKey = (String, String);
@@ -200,6 +205,29 @@ impl Bouncer {
             Arc::new(Database::new(name, true, settings))
         });
         Some(made.clone())
+    }
+
+    /// When there are many, forgets the entries made from `*` in which no
+    /// server has ever logged in and for which nobody waits.
+    pub fn forget_unproven(&self) {
+        if self.databases.len() <= self.config().databases.len() + MAX_UNPROVEN {
+            return;
+        }
+        let mut all = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        let needed = |pool: &Arc<Pool>| pool.welcome().is_some() || pool.numbers().1 > 0;
+        let needed: HashSet<String> = all
+            .iter()
+            .filter(|pool| needed(pool))
+            .map(|pool| pool.database.name.clone())
+            .collect();
+        self.databases
+            .retain(|name, database| !database.auto || needed.contains(name));
+        let is_gone = |pool: &Arc<Pool>| !self.databases.contains_key(&pool.database.name);
+        for pool in all.extract_if(.., |pool| is_gone(pool)) {
+            self.by_key
+                .remove(&(pool.database.name.clone(), pool.user.name.clone()));
+            pool.remove();
+        }
     }
 
     /// An entry that exists already.
@@ -593,4 +621,28 @@ fn log_prefix(pool: &Pool, record: &Record) -> String {
         "S-{:#x}: {}/{}@{}",
         record.id, pool.database.name, pool.user.name, record.address
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_clients_make_up_are_forgotten_when_they_are_many() {
+        let folder = std::env::temp_dir();
+        let file = folder.join(format!("pgweir-unproven-{}.ini", std::process::id()));
+        std::fs::write(&file, "[databases]\nlisted =\n* =\n[pgbouncer]\n").expect("writable");
+        let config = Config::load(&file).expect("a good file").config;
+        std::fs::remove_file(&file).expect("removable");
+        let bouncer = Bouncer::new(config, UserList::default(), 1);
+        let user = bouncer.user("ann");
+        for number in 0..=MAX_UNPROVEN {
+            let made = bouncer.database(&number.to_string()).expect("from *");
+            bouncer.pool_as(&made, user.clone());
+            bouncer.forget_unproven();
+        }
+        assert_eq!(bouncer.databases().len(), 1);
+        assert_eq!(bouncer.pools().len(), 0);
+        assert!(bouncer.database("again").is_some());
+    }
 }
