@@ -44,6 +44,10 @@ const LONGEST_LOGIN: Duration = Duration::from_secs(3600);
 /// PgBouncer's words for the request for TLS.
 const SSL_REQUEST: &str = "SSL request";
 
+/// Bytes of a greeting beside ParameterStatus messages and the proof of SCRAM,
+/// unless there is a notice.
+const BESIDE_STATUSES: usize = 64;
+
 /// PgBouncer's words for `max_db_client_connections`.
 const DATABASE_FULL: &str = "client connections exceeded (max_db_client_connections)";
 
@@ -357,7 +361,7 @@ impl Login {
         if demand.means == Means::Exchange(Method::Any) {
             self.require_forced_user(database.as_deref())?;
         }
-        let (authenticated, greeting) = self
+        let (authenticated, proof) = self
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
         let database = bouncer
@@ -377,15 +381,8 @@ impl Login {
         if bouncer.is_shutting_down() {
             return Err("pooler is shutting down".into());
         }
-        self.enter(
-            &bouncer,
-            database,
-            identity,
-            &authenticated,
-            places,
-            greeting,
-        )
-        .await
+        self.enter(&bouncer, database, identity, &authenticated, places, &proof)
+            .await
     }
 
     /// Reads up to a StartupMessage; none for a cancel request, which is
@@ -610,7 +607,7 @@ impl Login {
         identity: Identity,
         authenticated: &Authenticated,
         places: Places,
-        mut greeting: Vec<u8>,
+        proof: &[u8],
     ) -> Result<Passed, Refusal> {
         let user = bouncer.user(&identity.user);
         let pool = bouncer.pool(&database, &user);
@@ -651,7 +648,7 @@ impl Login {
         }
         parameters.fill_from(&welcome.tracked);
         let parameters = bouncer.parameter_sets.share(parameters);
-        put_greeting(&mut greeting, bouncer, &welcome, &parameters, client.key);
+        let greeting = greeting(proof, bouncer, &welcome, &parameters, client.key);
         self.channel.write_all(&greeting).await?;
         Ok(Passed::Session(Box::new(PassedSession {
             client,
@@ -695,30 +692,32 @@ pub(super) async fn obtain(
     }
 }
 
-/// AuthenticationOk, ParameterStatus, BackendKeyData, the notice of
+/// `proof`, AuthenticationOk, ParameterStatus, BackendKeyData, the notice of
 /// `login_notify_message` and ReadyForQuery, in one piece.
-fn put_greeting(
-    greeting: &mut Vec<u8>,
+fn greeting(
+    proof: &[u8],
     bouncer: &Bouncer,
     welcome: &Welcome,
     own: &Arc<crate::server::Parameters>,
     key: CancelKey,
-) {
-    let mut rest = BytesMut::with_capacity(512);
-    backend::put(&mut rest, &Authentication::Ok);
-    rest.extend_from_slice(&welcome.statuses(own));
+) -> BytesMut {
+    let statuses = welcome.statuses(own);
+    let mut greeting = BytesMut::with_capacity(proof.len() + statuses.len() + BESIDE_STATUSES);
+    greeting.extend_from_slice(proof);
+    backend::put(&mut greeting, &Authentication::Ok);
+    greeting.extend_from_slice(&statuses);
     let (pid, secret) = key.split_at(4);
     let word = |bytes: &[u8]| i32::from_be_bytes(bytes.try_into().expect("four of eight bytes"));
     backend::put(
-        &mut rest,
+        &mut greeting,
         &BackendKeyData::new(word(pid), SecretKey::I32(word(secret))),
     );
     let notice = &bouncer.config().pgbouncer.login_notify_message;
     if !notice.is_empty() {
-        backend::put_notice(&mut rest, notice, "");
+        backend::put_notice(&mut greeting, notice, "");
     }
-    backend::put_ready(&mut rest);
-    greeting.extend_from_slice(&rest);
+    backend::put_ready(&mut greeting);
+    greeting
 }
 
 /// PgBouncer's `application_name_add_host`: ` - HOST:PORT` behind the name.

@@ -158,13 +158,18 @@ pub(in crate::auth) fn server_first(
     salt: &[u8],
     iterations: u32,
 ) -> Vec<u8> {
-    let mut message = b"r=".to_vec();
-    message.extend_from_slice(client_nonce);
-    message.extend_from_slice(server_nonce.as_bytes());
-    message.extend_from_slice(b",s=");
-    message.extend_from_slice(STANDARD.encode(salt).as_bytes());
-    message.extend_from_slice(format!(",i={iterations}").as_bytes());
-    message
+    let salt = STANDARD.encode(salt);
+    let iterations = iterations.to_string();
+    let parts: [&[u8]; 7] = [
+        b"r=",
+        client_nonce,
+        server_nonce.as_bytes(),
+        b",s=",
+        salt.as_bytes(),
+        b",i=",
+        iterations.as_bytes(),
+    ];
+    parts.concat()
 }
 
 /// server-final-message.
