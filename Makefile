@@ -1,6 +1,6 @@
 # The README's two commands are `make demo` and `make test`.
 
-.PHONY: demo demo-clean test acceptance acceptance-short
+.PHONY: demo demo-clean release test acceptance acceptance-short
 
 # A private PostgreSQL, pgweir in front of it, two nodes of the application and
 # light traffic, until Ctrl-C. Variables: `pgweir demo --help`.
@@ -11,6 +11,10 @@ demo:
 
 demo-clean:
 	@cargo run --release --quiet --bin pgweir -- demo --clean
+
+# target/release/pgweir for production: profile-guided, see docs/deployment.md.
+release:
+	@scripts/release
 
 # Everything: unit and integration tests, then a short form of the acceptance
 # checks. TEST_THREADS bounds the integration tests that run at once.
