@@ -297,8 +297,8 @@ impl Life {
                 continue;
             }
             let Some(since) = draining_since else {
-                pooler.stop_accepting();
                 self.process.begin_shutdown(mode);
+                pooler.stop_accepting();
                 draining_since = Some(Instant::now());
                 // Who waits is sent away a sweep later, as by PgBouncer: the
                 // command's own answer comes first.
