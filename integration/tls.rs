@@ -192,6 +192,65 @@ fn a_certificate_lets_its_own_user_in() {
     }
 }
 
+/// Logins by these rules and ident maps, over TLS where the client wants it.
+fn by_rules(rules: &str, maps: &str) -> Pooler<'static> {
+    let ini = Ini::transaction()
+        .set("auth_type", "hba")
+        .set("auth_hba_file", "hba.conf")
+        .file(
+            "hba.conf",
+            &format!("host pgbouncer admin all trust\n{rules}\n"),
+        )
+        .set("auth_ident_file", "ident.conf")
+        .file("ident.conf", maps);
+    offering(ini, "prefer", "localhost").start()
+}
+
+#[test]
+fn rules_tell_clients_with_tls_from_those_without() {
+    let pooler = by_rules(
+        "hostssl all alice all trust\nhostnossl all bob all trust",
+        "",
+    );
+    let enter = |user, mode| psql(&pooler, user, &format!("sslmode={mode}"), "select 1");
+    assert_served(enter("alice", "require"));
+    assert_served(enter("bob", "disable"));
+    for (user, mode) in [("alice", "disable"), ("bob", "require")] {
+        assert_error(enter(user, mode), "no authentication method is found");
+    }
+}
+
+#[test]
+fn a_rule_may_ask_for_a_certificate() {
+    let pooler = by_rules("hostssl all all all cert", "");
+    assert_served(psql(&pooler, "alice", &showing("alice"), "select 1"));
+    for (user, conninfo, why) in [
+        ("bob", showing("alice"), "TLS certificate name mismatch"),
+        ("nobody", showing("bob"), "no such user"),
+        (
+            "alice",
+            "sslmode=require sslcert=none sslkey=none".to_owned(),
+            "TLS client certificate required",
+        ),
+    ] {
+        let refused = psql(&pooler, user, &conninfo, "select 1");
+        assert_error(refused, "certificate authentication failed");
+        pooler.wait_log(why);
+    }
+}
+
+#[test]
+fn an_ident_map_says_whom_a_certificate_may_be() {
+    let pooler = by_rules("hostssl all all all cert map=m", "m alice bob\nm bob all");
+    let is = |name, user| psql(&pooler, user, &showing(name), "select current_user");
+    assert_eq!(is("alice", "bob").as_deref(), Ok("bob"));
+    assert_eq!(is("bob", "carol").as_deref(), Ok("carol"));
+    for (name, user) in [("alice", "alice"), ("alice", "carol"), ("bob", "nobody")] {
+        assert_error(is(name, user), "certificate authentication failed");
+    }
+    pooler.wait_log("ident map: m does not have a match");
+}
+
 #[test]
 fn scram_works_over_tls() {
     let ini = Ini::transaction().set("auth_type", "scram-sha-256");
