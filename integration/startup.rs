@@ -3,6 +3,7 @@
 use crate::harness::backend::{Fields, Message};
 use crate::harness::frontend::{self, VERSION_3, gssenc_request, ssl_request, startup, untyped};
 use crate::harness::pooler::{Ini, Pooler};
+use crate::harness::reference_is_pgweir;
 use crate::harness::wire::{Login, Lost, Wire};
 use std::time::Duration;
 
@@ -453,10 +454,11 @@ fn names_of_any_length_harm_only_their_client() {
 
 #[test]
 fn names_that_are_no_text_harm_only_their_client() {
-    let pooler = Ini::transaction().start();
+    let pooler = Ini::transaction().set("verbose", 2).start();
     for name in [
         b"\xff\xfe\x80" as &[u8],
-        b"\x01\x02\x1b[2J",
+        b"\x01\x02\x1b[2J\x7f\xc2\x9b0m\r",
+        b"x\n2000-01-01 00:00:00.000 UTC [1] LOG forged",
         b"%s%n%x",
         b"../..",
         b"'; drop table x; --",
@@ -470,6 +472,14 @@ fn names_that_are_no_text_harm_only_their_client() {
         }
     }
     pooler.assert_serves();
+    let log = pooler.log();
+    let forged = log.lines().find(|line| line.starts_with("2000"));
+    assert_eq!(forged, None, "a line of its own:\n{log}");
+    if reference_is_pgweir() {
+        let is_layout = |c: char| matches!(c, '\n' | '\t');
+        let strange = log.chars().find(|&c| c.is_control() && !is_layout(c));
+        assert_eq!(strange, None, "a terminal would obey:\n{log:?}");
+    }
 }
 
 #[test]

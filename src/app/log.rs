@@ -160,9 +160,27 @@ where
             .to_string();
         let mut text = String::new();
         event.record(&mut Text(&mut text));
-        let text = text.replace('\n', "\n\t");
+        let text = one_entry(text);
         writeln!(writer, "{now} [{}] {level} {text}", std::process::id())
     }
+}
+
+/// Text that neither begins a line of its own nor commands a terminal: parts
+/// of it are what strangers call themselves.
+fn one_entry(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut entry = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => entry.push_str("\n\t"),
+            '\t' => entry.push(c),
+            _ if c.is_control() => entry.extend(c.escape_default()),
+            _ => entry.push(c),
+        }
+    }
+    entry
 }
 
 /// The message, with fields behind it.
@@ -179,5 +197,23 @@ impl tracing::field::Visit for Text<'_> {
             name => write!(self.0, " {name}={value:?}"),
         };
         written.expect("a String takes all");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_told_from_a_new_one_and_commands_nothing() {
+        for (text, entry) in [
+            ("plain, \u{e9}", "plain, \u{e9}"),
+            ("two\nlines", "two\n\tlines"),
+            ("a\tb", "a\tb"),
+            ("\u{1b}[2J\r\u{7f}", "\\u{1b}[2J\\r\\u{7f}"),
+            ("\u{9b}0m", "\\u{9b}0m"),
+        ] {
+            assert_eq!(one_entry(text.to_owned()), entry);
+        }
     }
 }
