@@ -22,6 +22,7 @@ mod outdated;
 mod pool;
 mod prepare;
 mod prepared;
+mod secrets;
 mod sql_prepared;
 mod startup;
 mod system_calls;

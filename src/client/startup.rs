@@ -80,7 +80,8 @@ impl Identity {
                 _ if identity.set(name, value, bouncer) => {}
                 _ if in_list(ignored, name) => {}
                 _ => {
-                    tracing::warn!("unsupported startup parameter: {name}={value}");
+                    // What a driver took for a parameter may be a password.
+                    tracing::warn!("unsupported startup parameter: {name}");
                     return Err(StartupFault::Parameter(name.to_owned()));
                 }
             }
