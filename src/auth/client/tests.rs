@@ -3,6 +3,7 @@ use crate::auth::scram::messages::{client_final, client_final_without_proof, ser
 use crate::auth::scram::{ScramKeys, Transcript};
 use crate::auth::{Md5Hash, Plaintext, ScramFault};
 use proptest::prelude::*;
+use std::time::{Duration, Instant};
 
 const FOO_MD5: &str = "md5ab8b744ff66bee42dc47bae34ca17959";
 const FOO_SCRAM: &str = "SCRAM-SHA-256$4096:D76gvGUVj9Z4DNiGoabOBg==$RukL0Xo3Ql/2F9FsD7mcQ3GATG2fD3PA71qY1JagGDs=:BhKUwyyivFm7Tq2jDJVXSVRbRDgTWyBilZKgg6DDuYU=";
@@ -405,6 +406,51 @@ fn passwords_of_every_length_are_handled() {
     let known = credential(&"p".repeat(65_531));
     let (outcome, _) = log_in(Method::Plain, Some(&known), &"p".repeat(65_531));
     assert_eq!(outcome.expect_err("too long").client_text(), PASSWORD);
+}
+
+/// The shortest of many runs of each: what else the machine does only adds to
+/// a run, and to all of them alike as they take turns.
+fn shortest<const N: usize>(cases: [(Option<&Arc<Credential>>, &[u8]); N]) -> [Duration; N] {
+    let mut shortest = [Duration::MAX; N];
+    for _ in 0..40 {
+        for (shortest, (credential, guess)) in shortest.iter_mut().zip(cases) {
+            let (_, _, next) = sent(start(Method::Plain, credential));
+            let begun = Instant::now();
+            let step = std::hint::black_box(next.on_message(guess));
+            *shortest = begun.elapsed().min(*shortest);
+            rejected(step);
+        }
+    }
+    shortest
+}
+
+fn assert_alike(times: &[Duration]) {
+    let (least, most) = (times.iter().min(), times.iter().max());
+    let (least, most) = (least.expect("some"), most.expect("some"));
+    assert!(*most < 2 * *least, "{times:?}");
+}
+
+#[test]
+fn a_wrong_password_takes_as_long_wherever_it_is_wrong() {
+    const LENGTH: usize = 60_000;
+    let known = credential(&"p".repeat(LENGTH));
+    let wrong_at = |place: usize| {
+        let mut guess = [vec![b'p'; LENGTH], vec![0]].concat();
+        guess[place] = b'q';
+        guess
+    };
+    let guesses = [0, 1, LENGTH / 2, LENGTH - 1].map(wrong_at);
+    assert_alike(&shortest(
+        guesses.each_ref().map(|guess| (Some(&known), &guess[..])),
+    ));
+}
+
+#[test]
+fn an_unknown_user_takes_as_long_as_a_wrong_password() {
+    let (known, blank) = (credential("foo"), credential(""));
+    let guess = [vec![b'p'; 60_000], vec![0]].concat();
+    let cases = [Some(&known), Some(&blank), None];
+    assert_alike(&shortest(cases.map(|case| (case, &guess[..]))));
 }
 
 #[test]
