@@ -564,6 +564,49 @@ fn a_length_that_cannot_be_costs_only_its_sender() {
 }
 
 #[test]
+fn messages_that_are_always_small_are_held_to_it() {
+    if only_pgweir("PgBouncer takes them at any length") {
+        return;
+    }
+    let pooler = Ini::transaction().start();
+    for kind in *b"SXcf" {
+        let mut client = pooler.client().lawless();
+        client.send(message(kind, &[0; 10_000]));
+        assert_eq!(client.expect_fatal().code(), "08P01");
+    }
+    pooler.client().run("select 1");
+}
+
+#[test]
+fn a_length_that_is_only_announced_takes_no_memory() {
+    let pooler = Ini::transaction().start();
+    pooler.client().run("select 1");
+    let before = pooler.memory();
+    let announced = 0x3fff_fffe_u32.to_be_bytes();
+    let clients: Vec<Wire> = b"QPBDECFd"
+        .repeat(10)
+        .into_iter()
+        .map(|kind| {
+            let mut client = pooler.client().lawless();
+            client.send([&[kind][..], &announced, &[b'x'; 1000]].concat());
+            client
+        })
+        .collect();
+    let strangers: Vec<Wire> = (0..80)
+        .map(|_| {
+            let mut wire = Wire::connect(pooler.address());
+            wire.send([&[0, 0, 0x27, 0x10, 0, 3, 0, 0][..], b"user"].concat());
+            wire
+        })
+        .collect();
+    pooler.client().run("select 1");
+    let grown = pooler.memory().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes");
+    drop((clients, strangers));
+    pooler.client().run("select 1");
+}
+
+#[test]
 fn a_message_longer_than_max_packet_size_costs_only_its_sender() {
     let pooler = Ini::transaction().set("max_packet_size", 10_000).start();
     let mut client = pooler.client().lawless();

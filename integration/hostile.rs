@@ -351,6 +351,65 @@ fn a_server_that_cheats_in_scram_is_not_believed() {
     });
 }
 
+/// What a server answers to a SCRAM proof.
+fn last_word(text: &str) -> Vec<u8> {
+    message(b'R', &[&12_u32.to_be_bytes()[..], text.as_bytes()].concat())
+}
+
+#[test]
+fn a_server_that_repeats_the_nonce_has_to_go_on_properly() {
+    let sasl = message(
+        b'R',
+        &[&10_u32.to_be_bytes()[..], b"SCRAM-SHA-256\0\0"].concat(),
+    );
+    let challenge = |own: &str| vec![Step::Challenge(format!("{own},s=c2FsdA==,i=1"))];
+    let mut cheats: Vec<Vec<Step>> = [
+        "",
+        ",s=c2FsdA==,i=4096",
+        "x,s=,i=4096",
+        "x,s=c2Fsd,i=4096",
+        "x,s=!!!!,i=4096",
+        "x,s=c2FsdA==,i=0",
+        "x,s=c2FsdA==,i=2147483647",
+        "x,s=c2FsdA==,i=4096,",
+        "x,s=c2FsdA==,i=4096,m=ext",
+    ]
+    .map(|rest| vec![Step::Challenge(rest.to_owned())])
+    .into();
+    for length in [1024, 1025, 60_000, 1 << 20] {
+        cheats.push(challenge(&"n".repeat(length)));
+    }
+    // A good challenge, and a proof that is none.
+    let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for last in [
+        last_word(&format!("v={zeros}")),
+        last_word("v="),
+        last_word("v=c2hvcnQ="),
+        last_word("e=other-error"),
+        last_word(""),
+        message(b'R', &0_u32.to_be_bytes()),
+        message(b'R', b""),
+        message(b'Z', b"I"),
+    ] {
+        let going_on = vec![Step::Expect(b'p'), Step::Send(last), Step::Welcome];
+        cheats.push([challenge("x"), going_on].concat());
+    }
+    together(cheats.len(), |number| {
+        let opening = vec![Step::Startup, Step::Send(sasl.clone()), Step::Expect(b'p')];
+        let cheating = [opening, cheats[number].clone(), vec![Step::Behave]].concat();
+        let server = ScriptedServer::start(vec![cheating]);
+        let ini = Ini::transaction().one_server().server(server.address());
+        let pooler = ini.set("client_login_timeout", 3).start();
+        let error = pooler.login("alice").refused_at(pooler.address());
+        assert_eq!(
+            (error.severity(), error.code()),
+            ("FATAL", "08P01"),
+            "cheat {number}: {error:?}"
+        );
+        pooler.assert_serves_console();
+    });
+}
+
 #[test]
 fn a_server_that_skips_its_own_proof_is_not_believed() {
     let sasl = message(

@@ -20,6 +20,8 @@ pub(crate) enum Step {
     Welcome,
     /// Reads messages up to one of this type, and reports that one's body.
     Expect(u8),
+    /// AuthenticationSASLContinue: the nonce that was expected last, then this.
+    Challenge(String),
     Send(Vec<u8>),
     /// In segments of this many bytes.
     SendPieces(Vec<u8>, usize),
@@ -68,6 +70,7 @@ impl ScriptedServer {
                 let mut actor = Actor {
                     stream,
                     report: report.clone(),
+                    expected: Vec::new(),
                     stage: Arc::clone(&shared),
                 };
                 std::thread::spawn(move || actor.play(script));
@@ -103,6 +106,8 @@ impl Drop for ScriptedServer {
 struct Actor {
     stream: TcpStream,
     report: Sender<Vec<u8>>,
+    /// The body that the last `Expect` has read.
+    expected: Vec<u8>,
     stage: Arc<Stage>,
 }
 
@@ -133,7 +138,15 @@ impl Actor {
                         break body;
                     }
                 };
+                self.expected.clone_from(&body);
                 self.report.send(body).ok();
+            }
+            Step::Challenge(rest) => {
+                let first = String::from_utf8_lossy(&self.expected);
+                let (_, nonce) = first.split_once(",r=").unwrap_or_default();
+                let text = format!("r={nonce}{rest}");
+                let body = [&11_u32.to_be_bytes(), text.as_bytes()].concat();
+                self.stream.write_all(&message(b'R', &body))?;
             }
             Step::Send(bytes) => self.stream.write_all(&bytes)?,
             Step::SendPieces(bytes, size) => {
