@@ -415,7 +415,8 @@ fn what_a_session_of_the_asking_user_left_does_not_reach_the_query() {
 fn operators_and_tables_of_an_attacker_are_not_used() {
     let pooler = asking().set("auth_type", "scram-sha-256").start();
     let mut session = pooler.database.session();
-    session.run("create schema evil; grant all on schema evil to public");
+    session.run("drop schema if exists evil cascade; create schema evil");
+    session.run("grant all on schema evil to public");
     session.run("create table evil.pg_authid (rolname text, rolpassword text, rolvaliduntil timestamptz, rolcanlogin bool)");
     session.run("insert into evil.pg_authid values ('alice', 'evil', null, true)");
     for name in ["search_path", "options"] {
@@ -430,6 +431,40 @@ fn operators_and_tables_of_an_attacker_are_not_used() {
 
 /// Counts how often the query runs.
 const COUNTING: &str = "select $1::text, 'x' from (select nextval('asked'), pg_sleep(0.2)) a";
+
+#[test]
+fn an_operator_of_an_attacker_is_not_called() {
+    let ini = asking().set("auth_type", "scram-sha-256");
+    let pooler = ini.set("track_extra_parameters", "search_path").start();
+    let mut session = pooler.database.session();
+    session.run("drop schema if exists evil cascade; create schema evil");
+    session.run("create table evil.calls (n int)");
+    for (operator, kind) in [("=", "name"), ("<", "timestamptz")] {
+        session.run(&format!(
+            "create function evil.hear({kind}, {kind}) returns bool language plpgsql \
+             as 'begin insert into evil.calls values (1); return true; end'"
+        ));
+        session.run(&format!(
+            "create operator evil.{operator} \
+             (leftarg = {kind}, rightarg = {kind}, function = evil.hear)"
+        ));
+    }
+    let path = "evil,pg_catalog";
+    session.run(&format!("set search_path = {path}"));
+    let calls = "select count(*) > 0 from evil.calls";
+    session.run("select from pg_authid where rolname = 'alice'");
+    assert_eq!(session.value(calls), "t", "it would be called");
+    session.run("truncate evil.calls");
+    let options = format!("-c search_path={path}");
+    for (name, value) in [("search_path", path), ("options", &options)] {
+        for password in ["wrong".to_owned(), password_of("scram_user")] {
+            let evil = login("scram_user", &password).parameter(name, value);
+            let entered = evil.at(pooler.address()).is_ok();
+            assert_eq!(entered, password != "wrong");
+        }
+    }
+    assert_eq!(session.value(calls), "f");
+}
 
 fn asked(pooler: &Pooler<'_>) -> i64 {
     let mut session = pooler.database.session();
