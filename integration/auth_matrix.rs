@@ -67,13 +67,28 @@ fn convinces(method: &str, stored: Stored, asks: Asks) -> bool {
     }
 }
 
-/// A pooler with secrets of this kind, in `auth_file` or behind `auth_query`.
-fn start(method: &str, stored: Stored, by_query: bool) -> Pooler<'static> {
-    let base = || {
-        let mut ini = Ini::transaction().set("auth_type", method);
-        ini.userlist.retain(|(user, _)| user == "admin");
-        ini
+/// Logins by this method.
+fn asking(method: &str) -> Ini {
+    let mut ini = Ini::transaction().set("auth_type", method);
+    ini.userlist.retain(|(user, _)| user == "admin");
+    ini
+}
+
+/// Logins by a rule with this method.
+fn ruling(method: &str) -> Ini {
+    let method = if method == "plain" {
+        "password"
+    } else {
+        method
     };
+    asking("hba").set("auth_hba_file", "hba.conf").file(
+        "hba.conf",
+        &format!("host pgbouncer admin all trust\nhost all all all {method}\n"),
+    )
+}
+
+/// A pooler with secrets of this kind, in `auth_file` or behind `auth_query`.
+fn start(ini: Ini, stored: Stored, by_query: bool) -> Pooler<'static> {
     // The server's own verifiers, which keys are good for.
     let mut session = Postgres::shared().session("postgres");
     let mut rows = Vec::new();
@@ -93,11 +108,11 @@ fn start(method: &str, stored: Stored, by_query: bool) -> Pooler<'static> {
     if !by_query {
         return rows
             .into_iter()
-            .fold(base(), |ini, (user, secret)| ini.secret(user, &secret))
+            .fold(ini, |ini, (user, secret)| ini.secret(user, &secret))
             .start();
     }
     let query = "select name, secret from secrets where name = $1";
-    let ini = base().secret("postgres", "unused");
+    let ini = ini.secret("postgres", "unused");
     let ini = ini.set("auth_user", "postgres").set("auth_query", query);
     let pooler = ini.start();
     let mut session = pooler.database.session();
@@ -133,15 +148,17 @@ fn try_login(pooler: &Pooler<'_>, user: &str) -> Outcome {
 fn secrets_of_auth_file() {
     for method in METHODS {
         for stored in STORED {
-            let pooler = start(method, stored, false);
-            for (user, asks) in USERS {
-                let expected = match passes(method, stored) {
-                    false => Outcome::Refused,
-                    true if convinces(method, stored, asks) => Outcome::Served,
-                    true => Outcome::NoServer,
-                };
-                let found = try_login(&pooler, user);
-                assert_eq!(found, expected, "{method}, {stored:?}, {user}");
+            for ini in [asking(method), ruling(method)] {
+                let pooler = start(ini, stored, false);
+                for (user, asks) in USERS {
+                    let expected = match passes(method, stored) {
+                        false => Outcome::Refused,
+                        true if convinces(method, stored, asks) => Outcome::Served,
+                        true => Outcome::NoServer,
+                    };
+                    let found = try_login(&pooler, user);
+                    assert_eq!(found, expected, "{method}, {stored:?}, {user}");
+                }
             }
         }
     }
@@ -151,7 +168,7 @@ fn secrets_of_auth_file() {
 fn secrets_of_auth_query() {
     for method in METHODS {
         for stored in STORED {
-            let pooler = start(method, stored, true);
+            let pooler = start(asking(method), stored, true);
             for (user, asks) in USERS {
                 // A password that was typed is the client's own credential.
                 let typed = method == "plain";
@@ -171,7 +188,7 @@ fn secrets_of_auth_query() {
 fn a_wrong_password_is_refused_whatever_is_stored() {
     for method in &METHODS[1..] {
         for stored in STORED {
-            let pooler = start(method, stored, false);
+            let pooler = start(asking(method), stored, false);
             for (user, _) in USERS {
                 let wrong = pooler.login(user).password("wrong");
                 let error = wrong.refused_at(pooler.address());

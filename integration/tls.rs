@@ -7,6 +7,7 @@ use crate::harness::process::{self, Folder};
 use crate::harness::tls::{Certificates, Impostor, Opening, Tunnel, postgres};
 use crate::harness::wire::{Login, Lost, Wire, cancel};
 use crate::harness::{Random, becomes, only_pgweir, together};
+use postgres_protocol::password as secrets;
 use rustix::process::Signal;
 
 const ENOUGH_FOR_CLIENTS: [&str; 3] = ["require", "verify-ca", "verify-full"];
@@ -249,6 +250,30 @@ fn an_ident_map_says_whom_a_certificate_may_be() {
         assert_error(is(name, user), "certificate authentication failed");
     }
     pooler.wait_log("ident map: m does not have a match");
+}
+
+#[test]
+fn a_certificate_needs_a_known_user_whatever_its_secret() {
+    let stored = [
+        None,
+        Some(String::new()),
+        Some("another word".to_owned()),
+        Some(secrets::md5(b"another word", "alice")),
+        Some(secrets::scram_sha_256(b"another word")),
+    ];
+    for secret in stored {
+        let mut ini = Ini::transaction().set("auth_type", "cert");
+        ini.userlist.retain(|(user, _)| user != "alice");
+        if let Some(secret) = &secret {
+            ini = ini.secret("alice", secret);
+        }
+        let pooler = offering(ini, "verify-full", "localhost").start();
+        let answer = psql(&pooler, "alice", &showing("alice"), "select 1");
+        match secret {
+            Some(_) => assert_served(answer),
+            None => assert_error(answer, "certificate authentication failed"),
+        }
+    }
 }
 
 #[test]
