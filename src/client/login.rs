@@ -454,9 +454,9 @@ impl Login {
             let offer = self.tls_offer().filter(|_| request == SSL_REQUEST);
             match offer {
                 None => self.channel.write_all(b"N").await?,
-                Some(config) => {
+                Some(offer) => {
                     self.channel.write_all(b"S").await?;
-                    self.begin_tls(config, &[]).await?;
+                    self.begin_tls(offer, &[]).await?;
                 }
             }
         }

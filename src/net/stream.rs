@@ -11,14 +11,13 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::tls::{Cipher, HandshakeError, ServerTarget, Session};
+use super::tls::{Cipher, HandshakeError, Offer, ServerTarget, Session};
 
 /// A connection.
 #[derive(Debug)]
@@ -83,10 +82,10 @@ impl Stream {
     /// Why the handshake failed. Nothing can be said on the connection then.
     pub async fn accept_tls(
         &mut self,
-        config: Arc<rustls::ServerConfig>,
+        offer: Offer,
         received: &[u8],
     ) -> Result<(), HandshakeError> {
-        let session = self.tls.insert(Box::new(Session::accept(config)?));
+        let session = self.tls.insert(Box::new(Session::accept(offer)?));
         session.begin(received)?;
         self.shake_hands().await
     }
@@ -117,6 +116,13 @@ impl Stream {
     /// The protocol that both sides named in the TLS handshake (ALPN).
     pub fn alpn(&self) -> Option<&[u8]> {
         self.tls.as_ref()?.alpn()
+    }
+
+    /// What a login over it can be bound to, so that nobody between passes it
+    /// on: the hash of the server's certificate (RFC 5929,
+    /// `tls-server-end-point`).
+    pub fn end_point(&self) -> Option<Box<[u8]>> {
+        self.tls.as_ref()?.end_point()
     }
 
     /// The certificate of the other side, in DER. It has been verified.

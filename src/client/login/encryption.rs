@@ -1,15 +1,13 @@
 //! TLS in a client's login.
 
-use std::sync::Arc;
-
 use super::{Login, Refusal};
 use crate::auth::CertificateNames;
 use crate::client::worker::LAST_WORD_LIMIT;
-use crate::net::tls::{self, Certificate};
+use crate::net::tls::{self, Certificate, Offer};
 
 impl Login {
     /// How TLS would be spoken with this client.
-    pub(super) fn tls_offer(&self) -> Option<Arc<rustls::ServerConfig>> {
+    pub(super) fn tls_offer(&self) -> Option<Offer> {
         let tls = self.worker.bouncer.tls();
         tls.clients.offer(self.channel.stream.is_unix())
     }
@@ -27,11 +25,11 @@ impl Login {
     }
 
     pub(super) async fn begin_with_tls(&mut self) -> Result<(), Refusal> {
-        let Some(config) = self.tls_offer() else {
+        let Some(offer) = self.tls_offer() else {
             return Err(Refusal::Silent);
         };
         let received = self.channel.take(self.channel.carried());
-        self.begin_tls(config, &received).await?;
+        self.begin_tls(offer, &received).await?;
         // Without its name it may be a request for another protocol's server
         // that somebody has led here.
         if self.channel.stream.alpn() != Some(tls::ALPN) {
@@ -41,13 +39,9 @@ impl Login {
         Ok(())
     }
 
-    pub(super) async fn begin_tls(
-        &mut self,
-        config: Arc<rustls::ServerConfig>,
-        received: &[u8],
-    ) -> Result<(), Refusal> {
+    pub(super) async fn begin_tls(&mut self, offer: Offer, received: &[u8]) -> Result<(), Refusal> {
         let stream = &mut self.channel.stream;
-        let Err(error) = Box::pin(stream.accept_tls(config, received)).await else {
+        let Err(error) = Box::pin(stream.accept_tls(offer, received)).await else {
             return Ok(());
         };
         tracing::warn!("C: {} TLS handshake error: {error}", self.address);

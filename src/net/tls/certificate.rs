@@ -21,6 +21,8 @@ const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 /// `[0]` in front of the certificate's version.
 const VERSION: u8 = 0xa0;
+/// `[0]` in front of the hash in the parameters of RSASSA-PSS.
+const PSS_HASH: u8 = 0xa0;
 /// `[3]` in front of its extensions.
 const EXTENSIONS: u8 = 0xa3;
 /// `dNSName` in a subject's other names.
@@ -132,6 +134,17 @@ impl<'a> Certificate<'a> {
             }
         }
         found
+    }
+
+    /// The algorithm of the issuer's signature, and that of its hash where the
+    /// parameters tell (RSASSA-PSS).
+    pub(super) fn signed_by(&self) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+        let mut algorithm = Der(self.signature_algorithm);
+        let id = algorithm.expect(OBJECT_ID)?;
+        let mut parameters = Der(algorithm.optional(SEQUENCE).unwrap_or_default());
+        let mut hash = Der(parameters.optional(PSS_HASH).unwrap_or_default());
+        let mut hash = Der(hash.optional(SEQUENCE).unwrap_or_default());
+        Some((id, hash.optional(OBJECT_ID)))
     }
 
     /// Content of the subject's name.

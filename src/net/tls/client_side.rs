@@ -7,6 +7,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 
 use super::ALPN;
+use super::end_point::end_point;
 use super::fault::TlsFault;
 use super::files::{self, Pair};
 use super::settings::{Choice, Wishes};
@@ -18,7 +19,15 @@ use crate::config::{AuthType, Pgbouncer, SslMode};
 pub struct ClientSide {
     mode: SslMode,
     /// Some unless the mode is `disable`.
-    config: Option<Arc<ServerConfig>>,
+    offer: Option<Offer>,
+}
+
+/// How TLS is spoken with a client.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub(in crate::net) config: Arc<ServerConfig>,
+    /// The hash of our certificate, which logins can be bound to.
+    pub(in crate::net) end_point: Option<Arc<[u8]>>,
 }
 
 impl ClientSide {
@@ -45,6 +54,7 @@ impl ClientSide {
             cert_file: &settings.client_tls_cert_file,
         };
         let key = pair.load(&choice.provider)?;
+        let end_point = key.cert.first().and_then(|der| end_point(der));
         let provider = Arc::new(choice.provider);
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&choice.versions)
@@ -82,14 +92,17 @@ impl ClientSide {
         config.send_tls13_tickets = 0;
         Ok(ClientSide {
             mode,
-            config: Some(Arc::new(config)),
+            offer: Some(Offer {
+                config: Arc::new(config),
+                end_point: end_point.map(Arc::from),
+            }),
         })
     }
 
     /// How to speak TLS to a client that asks for it; none if it is told that
     /// there is no TLS.
-    pub fn offer(&self, unix_socket: bool) -> Option<Arc<ServerConfig>> {
-        self.config.clone().filter(|_| !unix_socket)
+    pub fn offer(&self, unix_socket: bool) -> Option<Offer> {
+        self.offer.clone().filter(|_| !unix_socket)
     }
 
     /// Whether a client may log in without TLS.
@@ -154,7 +167,7 @@ mod tests {
             .into_iter()
             .zip([true, true, true, false, false, false])
         {
-            let side = ClientSide { mode, config: None };
+            let side = ClientSide { mode, offer: None };
             assert_eq!(side.admits_plain(false), plain, "{mode:?}");
             assert!(side.admits_plain(true), "{mode:?}");
         }

@@ -9,6 +9,7 @@
 mod certificate;
 mod cipher;
 mod client_side;
+mod end_point;
 mod fault;
 mod files;
 mod handshake;
@@ -21,7 +22,7 @@ mod trust;
 
 pub use certificate::Certificate;
 pub use cipher::Cipher;
-pub use client_side::ClientSide;
+pub use client_side::{ClientSide, Offer};
 pub use fault::TlsFault;
 pub use handshake::{HandshakeError, ServerTarget};
 pub use server_side::{Answer, ServerSide};

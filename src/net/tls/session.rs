@@ -17,9 +17,11 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus,
 };
-use rustls::{CommonState, Error, ServerConfig};
+use rustls::{CommonState, Error};
 
 use super::cipher::Cipher;
+use super::client_side::Offer;
+use super::end_point::end_point;
 use super::handshake::{HandshakeError, ServerTarget};
 use crate::net::CHUNK_LEN;
 use crate::net::stream::Socket;
@@ -47,6 +49,8 @@ pub(in crate::net) struct Session {
     unsent: BytesMut,
     /// Nothing more will be read.
     ended: bool,
+    /// The hash of our own certificate.
+    own_end_point: Option<Arc<[u8]>>,
 }
 
 /// Which part we play.
@@ -67,9 +71,12 @@ impl fmt::Debug for Session {
 
 impl Session {
     /// The other side is the client.
-    pub(in crate::net) fn accept(config: Arc<ServerConfig>) -> Result<Session, Error> {
-        let connection = UnbufferedServerConnection::new(config)?;
-        Ok(Session::new(Side::Server(connection)))
+    pub(in crate::net) fn accept(offer: Offer) -> Result<Session, Error> {
+        let connection = UnbufferedServerConnection::new(offer.config)?;
+        Ok(Session {
+            own_end_point: offer.end_point,
+            ..Session::new(Side::Server(connection))
+        })
     }
 
     /// The other side is the server.
@@ -85,6 +92,7 @@ impl Session {
             plain: BytesMut::new(),
             unsent: BytesMut::new(),
             ended: false,
+            own_end_point: None,
         }
     }
 
@@ -234,6 +242,14 @@ impl Session {
     pub(in crate::net) fn peer_certificate(&self) -> Option<&[u8]> {
         let chain = self.common().peer_certificates()?;
         chain.first().map(AsRef::as_ref)
+    }
+
+    /// The hash of the certificate of whoever is the server.
+    pub(in crate::net) fn end_point(&self) -> Option<Box<[u8]>> {
+        match &self.side {
+            Side::Client(_) => end_point(self.peer_certificate()?),
+            Side::Server(_) => self.own_end_point.as_deref().map(Box::from),
+        }
     }
 
     fn common(&self) -> &CommonState {

@@ -5,6 +5,7 @@ use crate::config::{Pgbouncer, SslMode};
 use crate::net::Stream;
 use crate::net::tls::samples::{self, KEY, VERSION_3};
 use crate::net::tls::server_side::ServerSide;
+use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -13,9 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 /// How both ends of a connection speak.
-fn configs(
-    version: &'static rustls::SupportedProtocolVersion,
-) -> (Arc<ServerConfig>, ServerTarget) {
+fn configs(version: &'static rustls::SupportedProtocolVersion) -> (Offer, ServerTarget) {
     let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("a key");
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[version])
@@ -29,22 +28,32 @@ fn configs(
         ..Pgbouncer::default()
     };
     let side = ServerSide::load(&settings, &mut Vec::new()).expect("no files are needed");
-    (
-        Arc::new(config),
-        side.target("one.example").expect("a host"),
-    )
+    let offer = Offer {
+        config: Arc::new(config),
+        end_point: end_point(&samples::der(VERSION_3)).map(Arc::from),
+    };
+    (offer, side.target("one.example").expect("a host"))
 }
 
 /// Both ends of a connection that has shaken hands: (server, client).
 async fn pair(version: &'static rustls::SupportedProtocolVersion) -> (Stream, Stream) {
     let (one, other) = UnixStream::pair().expect("a socket pair");
     let (mut server, mut client) = (Stream::from(one), Stream::from(other));
-    let (config, target) = configs(version);
+    let (offer, target) = configs(version);
     let (accepted, connected) =
-        tokio::join!(server.accept_tls(config, &[]), client.connect_tls(target));
+        tokio::join!(server.accept_tls(offer, &[]), client.connect_tls(target));
     accepted.expect("the client is taken");
     connected.expect("the server is taken");
     (server, client)
+}
+
+#[tokio::test]
+async fn both_ends_know_the_servers_certificate() {
+    for version in [&TLS12, &TLS13] {
+        let (server, client) = pair(version).await;
+        assert!(server.end_point().is_some());
+        assert_eq!(server.end_point(), client.end_point());
+    }
 }
 
 fn bytes(len: usize) -> Vec<u8> {
@@ -142,7 +151,7 @@ async fn the_end_is_read_with_and_without_a_notice_of_it() {
 #[tokio::test]
 async fn a_record_that_was_tampered_with_is_an_error() {
     let (one, mut other) = UnixStream::pair().expect("a socket pair");
-    let (config, target) = configs(&TLS13);
+    let (offer, target) = configs(&TLS13);
     let mut server = Stream::from(one);
     let mut client = Session::connect(target).expect("a session");
     client.begin(&[]).expect("a hello");
@@ -152,7 +161,7 @@ async fn a_record_that_was_tampered_with_is_an_error() {
         .await
         .expect("sent");
     let error = server
-        .accept_tls(config, &[])
+        .accept_tls(offer, &[])
         .await
         .expect_err("no such record");
     assert!(matches!(error, HandshakeError::Refused(_)), "{error}");
@@ -161,16 +170,16 @@ async fn a_record_that_was_tampered_with_is_an_error() {
 #[tokio::test]
 async fn plain_bytes_in_the_place_of_a_hello_fail_the_handshake() {
     let (one, _other) = UnixStream::pair().expect("a socket pair");
-    let (config, _) = configs(&TLS13);
+    let (offer, _) = configs(&TLS13);
     let mut server = Stream::from(one);
     let startup = b"\0\0\0\x08\0\x03\0\0";
-    assert!(server.accept_tls(config, startup).await.is_err());
+    assert!(server.accept_tls(offer, startup).await.is_err());
 }
 
 #[tokio::test]
 async fn a_handshake_may_come_byte_by_byte_and_its_beginning_before_it() {
     let (one, mut other) = UnixStream::pair().expect("a socket pair");
-    let (config, target) = configs(&TLS13);
+    let (offer, target) = configs(&TLS13);
     let mut server = Stream::from(one);
     let mut client = Session::connect(target).expect("a session");
     client.begin(&[]).expect("a hello");
@@ -183,7 +192,7 @@ async fn a_handshake_may_come_byte_by_byte_and_its_beginning_before_it() {
         }
         drop(other);
     };
-    let (accepted, ()) = tokio::join!(server.accept_tls(config, first), slowly);
+    let (accepted, ()) = tokio::join!(server.accept_tls(offer, first), slowly);
     let error = accepted.expect_err("the client has gone");
     assert!(matches!(error, HandshakeError::Io(_)), "{error}");
 }
