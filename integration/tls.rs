@@ -290,6 +290,63 @@ fn scram_works_over_tls() {
     assert_error(wrong, "SASL authentication failed");
 }
 
+/// alice's secret is plain text, carol's SCRAM.
+fn asking_for_scram(name: &str) -> Ini {
+    let verifier = secrets::scram_sha_256(password_of("carol").as_bytes());
+    let ini = Ini::transaction().set("auth_type", "scram-sha-256");
+    offering(ini, "prefer", name).secret("carol", &verifier)
+}
+
+const BOUND: &str = "sslmode=require channel_binding=require";
+
+#[test]
+fn clients_can_bind_their_login_to_the_certificate() {
+    for name in ["localhost", "old", "rsa"] {
+        let pooler = asking_for_scram(name).start();
+        for user in ["alice", "carol"] {
+            assert_served(psql(&pooler, user, BOUND, "select 1"));
+            let wrong = format!("{BOUND} password=wrong");
+            let refused = psql(&pooler, user, &wrong, "select 1");
+            assert_error(refused, "SASL authentication failed");
+        }
+        let without = "sslmode=disable channel_binding=prefer";
+        assert_served(psql(&pooler, "alice", without, "select 1"));
+    }
+}
+
+#[test]
+fn a_certificate_that_has_no_hash_binds_nothing() {
+    let pooler = asking_for_scram("ed25519").start();
+    assert_served(psql(&pooler, "carol", "sslmode=require", "select 1"));
+    assert!(psql(&pooler, "carol", BOUND, "select 1").is_err());
+}
+
+#[test]
+fn channel_binding_can_be_turned_off_and_on() {
+    let mut pooler = asking_for_scram("localhost").start();
+    for (value, served) in [("0", false), ("1", true)] {
+        pooler.reload(|ini| *ini = ini.clone().pgweir("channel_binding", value));
+        assert_eq!(psql(&pooler, "carol", BOUND, "select 1").is_ok(), served);
+        assert_served(psql(&pooler, "carol", "sslmode=require", "select 1"));
+    }
+}
+
+#[test]
+fn somebody_between_cannot_pass_a_login_on() {
+    let pooler = asking_for_scram("localhost").start();
+    let between = Tunnel::intercepting(pooler.address());
+    let through = |binding: &str| {
+        let port = between.address().port();
+        let conninfo = format!("port={port} sslmode=require channel_binding={binding}");
+        psql(&pooler, "carol", &conninfo, "select 1")
+    };
+    assert_served(through("disable"));
+    for binding in ["prefer", "require"] {
+        assert_error(through(binding), "SASL authentication failed");
+    }
+    pooler.wait_log("unexpected SCRAM channel-binding attribute");
+}
+
 // Clients: what is said before, behind and instead of the request.
 
 #[test]
@@ -628,6 +685,30 @@ fn a_cancel_reaches_a_server_behind_tls() {
     cancel(pooler.address(), &client.key);
     assert_eq!(client.reply().code(), "57014");
     assert_eq!(client.value("select 'goes on'"), "goes on");
+}
+
+#[test]
+fn a_login_to_a_server_is_bound_to_its_certificate() {
+    // Whoever is between has a certificate too, and nobody checks it.
+    let between = Tunnel::intercepting(postgres().address());
+    let login = Login::new("carol", "db").password(&password_of("carol"));
+    for (port, binding, served) in [
+        (postgres().address().port(), "1", true),
+        (between.address().port(), "0", true),
+        (between.address().port(), "1", false),
+    ] {
+        let entry = format!("host=localhost port={port} dbname=DBNAME");
+        let pooler = towards("require", "localhost")
+            .database("db", &entry)
+            .pgweir("channel_binding", binding)
+            .start_on(postgres());
+        match login.at(pooler.address()) {
+            Ok(mut client) => assert_eq!(client.value("select 'served'"), "served"),
+            Err(error) => assert_eq!(error.code(), "28000", "{error:?}"),
+        }
+        let entered = login.at(pooler.address()).is_ok();
+        assert_eq!(entered, served, "channel_binding = {binding}, port {port}");
+    }
 }
 
 // Both: much data.

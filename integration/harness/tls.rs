@@ -6,13 +6,13 @@ use super::frontend::ssl_request;
 use super::postgres::Postgres;
 use super::process::{self, Folder};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A folder of keys and certificates, made by openssl: `NAME.key`, `NAME.crt`.
 #[derive(Debug)]
@@ -21,8 +21,9 @@ pub(crate) struct Certificates(Folder);
 impl Certificates {
     /// Those that all tests share: authorities `ca` and `other-ca`; of the
     /// first the servers' `localhost` and `renewed` (of version 3) and `old`
-    /// (of version 1), the clients' `alice`, `bob` and `scram_user`; of the
-    /// second `stranger`, which says it is alice.
+    /// (of version 1), `rsa` (signed with SHA-384 and RSA-PSS by itself) and
+    /// `ed25519` (signed by itself), the clients' `alice`, `bob` and
+    /// `scram_user`; of the second `stranger`, which says it is alice.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Certificates> = OnceLock::new();
         SHARED.get_or_init(|| {
@@ -41,6 +42,8 @@ impl Certificates {
             made.leaf("bob", "bob", "ca", "");
             made.leaf("scram_user", "scram_user", "ca", "");
             made.leaf("stranger", "alice", "other-ca", "");
+            made.own("rsa", "rsa:2048 -sha384 -sigopt rsa_padding_mode:pss");
+            made.own("ed25519", "ed25519");
             made
         })
     }
@@ -78,6 +81,14 @@ impl Certificates {
         ));
     }
 
+    /// A server's, signed by itself.
+    fn own(&self, name: &str, key: &str) {
+        self.openssl(&format!(
+            "req -new -x509 -nodes -newkey {key} -keyout {name}.key -days 100 \
+             -subj /CN=localhost -out {name}.crt"
+        ));
+    }
+
     fn leaf(&self, name: &str, common_name: &str, authority: &str, extension: &str) {
         self.key(name);
         self.openssl(&format!(
@@ -98,7 +109,8 @@ impl Certificates {
 }
 
 /// A PostgreSQL with TLS that all tests share. Its certificate is `localhost`;
-/// scram_user has to show one of `ca`, bob needs TLS, all others may choose.
+/// scram_user has to show one of `ca`, bob needs TLS, carol is asked for SCRAM
+/// over TLS, all others may choose.
 pub(crate) fn postgres() -> &'static Postgres {
     static SHARED: OnceLock<Postgres> = OnceLock::new();
     SHARED.get_or_init(|| {
@@ -108,6 +120,7 @@ pub(crate) fn postgres() -> &'static Postgres {
         let rules = session.value("show hba_file");
         let old = std::fs::read_to_string(&rules).expect("the rules");
         let new = "hostssl all scram_user all cert\nhostssl all bob all trust\n\
+                   hostssl all carol all scram-sha-256\n\
                    hostnossl all bob all reject\n";
         std::fs::write(&rules, format!("{new}{old}")).expect("our own folder");
         for (setting, file) in [
@@ -148,6 +161,16 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     pub(crate) fn start(target: SocketAddr, opening: Opening) -> Self {
+        Self::listen(target, opening, None)
+    }
+
+    /// One that ends its clients' TLS too, with the certificate `renewed`:
+    /// somebody between.
+    pub(crate) fn intercepting(target: SocketAddr) -> Self {
+        Self::listen(target, Opening::Request, Some(own_config()))
+    }
+
+    fn listen(target: SocketAddr, opening: Opening, own: Option<Arc<ServerConfig>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -160,7 +183,18 @@ impl Tunnel {
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, target, opening, config.clone()));
+                client.set_nodelay(true).ok();
+                let (config, own) = (config.clone(), own.clone());
+                tokio::spawn(async move {
+                    match own {
+                        None => carry(client, target, opening, config).await,
+                        Some(own) => {
+                            if let Some(client) = end_tls(client, own).await {
+                                carry(client, target, opening, config).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -192,9 +226,35 @@ fn config(opening: Opening) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// How somebody between shows itself to clients.
+fn own_config() -> Arc<ServerConfig> {
+    let certificates = Certificates::shared();
+    let chain = CertificateDer::from_pem_file(certificates.path("renewed.crt"));
+    let key = PrivateKeyDer::from_pem_file(certificates.path("renewed.key"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ciphers for them")
+        .with_no_client_auth()
+        .with_single_cert(vec![chain.expect("a certificate")], key.expect("a key"));
+    Arc::new(config.expect("a pair"))
+}
+
+/// Takes the request for TLS, and the handshake.
+async fn end_tls(
+    mut client: tokio::net::TcpStream,
+    own: Arc<ServerConfig>,
+) -> Option<impl AsyncRead + AsyncWrite + Unpin> {
+    let mut request = [0; 8];
+    client.read_exact(&mut request).await.ok()?;
+    client.write_all(b"S").await.ok()?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(own);
+    acceptor.accept(client).await.ok()
+}
+
 /// One connection; its end in clear is the end of the other.
 async fn carry(
-    mut client: tokio::net::TcpStream,
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
     target: SocketAddr,
     opening: Opening,
     config: Arc<ClientConfig>,
@@ -215,7 +275,6 @@ async fn carry(
     let Ok(mut server) = connector.connect(name, server).await else {
         return;
     };
-    client.set_nodelay(true).ok();
     tokio::io::copy_bidirectional(&mut client, &mut server)
         .await
         .ok();

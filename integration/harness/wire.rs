@@ -175,7 +175,9 @@ impl Wire {
                 self.send(frontend::password(&[answer.as_bytes(), &[0]].concat()));
             }
             10 => {
-                assert_eq!(body, b"SCRAM-SHA-256\0\0", "the mechanisms offered");
+                let offered = body.strip_prefix(b"SCRAM-SHA-256-PLUS\0");
+                let offered = offered.unwrap_or(body);
+                assert_eq!(offered, b"SCRAM-SHA-256\0\0", "the mechanisms offered");
                 let binding = sasl::ChannelBinding::unsupported();
                 let first = sasl::ScramSha256::new(password, binding);
                 let length = u32::try_from(first.message().len())

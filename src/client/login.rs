@@ -536,7 +536,15 @@ impl Login {
         known: Option<&Arc<Credential>>,
     ) -> Result<(Authenticated, Vec<u8>), Refusal> {
         let policy = self.worker.login.clone();
-        let mut step = ClientExchange::start(method, user, known, &policy.scram, auth::os_random);
+        let end_point = self.end_point();
+        let mut step = ClientExchange::start(
+            method,
+            user,
+            known,
+            &policy.scram,
+            end_point.as_deref(),
+            auth::os_random,
+        );
         loop {
             step = match step {
                 ClientStep::Send { message, next } => {

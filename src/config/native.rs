@@ -19,6 +19,8 @@ section! {
         workers: usize = "0", Kind::Int { min: 0, max: 1024 }, start, Pgweir;
         /// Parallel server logins per pool once logins succeed; 0 is as many as clients wait, 1 is PgBouncer's way.
         server_login_concurrency: u32 = "0", Kind::UINT, reload, Pgweir;
+        /// SCRAM over TLS is bound to the server's certificate (SCRAM-SHA-256-PLUS): offered to clients, and used towards servers that offer it. Turn it off where something between ends TLS and begins it anew.
+        channel_binding: bool = "1", Kind::Bool, reload, Pgweir;
         /// How long it is remembered that `auth_query` knows no user of a name; 0 asks every time, as PgBouncer does.
         auth_query_negative_ttl: Duration = "1", Kind::Time, reload, Pgweir;
         /// How log lines are written; `auto` is PgBouncer's format when called as `pgbouncer`, else text on a terminal and JSON elsewhere.

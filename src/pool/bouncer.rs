@@ -437,6 +437,7 @@ impl Bouncer {
                 .or_else(|| pool.credential.load_full()),
             options: self.socket_options(),
             tls: self.tls.load_full(),
+            channel_binding: config.pgweir.channel_binding,
             startup,
             connect_query: settings.connect_query.clone(),
             turn: database.turn.clone(),

@@ -50,6 +50,8 @@ pub struct Target {
     pub options: SocketOptions,
     /// Whether and how TLS is spoken.
     pub tls: Arc<Tls>,
+    /// Logins over TLS are bound to the server's certificate where it can.
+    pub channel_binding: bool,
     /// Further parameters of the startup message.
     pub startup: Vec<(&'static str, String)>,
     /// Query to run before the first use.
@@ -276,7 +278,16 @@ async fn send_startup(channel: &mut Channel, target: &Target) -> Result<(), Logi
 
 async fn authenticate(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
     let credential = target.credential.as_ref();
-    let exchange = ServerExchange::start(&target.user, credential, auth::os_random);
+    let end_point = match target.channel_binding {
+        true => channel.stream.end_point(),
+        false => None,
+    };
+    let exchange = ServerExchange::start(
+        &target.user,
+        credential,
+        end_point.as_deref(),
+        auth::os_random,
+    );
     let mut step = ServerStep::Wait(exchange);
     loop {
         step = match step {
@@ -370,6 +381,7 @@ mod tests {
             credential: None,
             options: SocketOptions::default(),
             tls: Arc::default(),
+            channel_binding: true,
             startup: Vec::new(),
             connect_query: None,
             turn: Arc::default(),

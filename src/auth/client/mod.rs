@@ -148,6 +148,9 @@ impl ClientExchange {
     /// the user. Such a user is led through the same messages and then refused
     /// like one with a wrong password.
     ///
+    /// Over TLS `end_point` is the hash of our certificate (RFC 5929,
+    /// `tls-server-end-point`), which the client may bind SCRAM to.
+    ///
     /// `random` fills what it is given with unpredictable bytes
     /// ([`os_random`](super::os_random)).
     pub fn start(
@@ -155,6 +158,7 @@ impl ClientExchange {
         user: &str,
         credential: Option<&Arc<Credential>>,
         settings: &ScramSettings,
+        end_point: Option<&[u8]>,
         random: impl FnMut(&mut [u8]),
     ) -> ClientStep {
         let secret = credential.map(|known| known.secret());
@@ -171,7 +175,8 @@ impl ClientExchange {
                 ExpectMd5Answer::start(Claim::new(user, credential), random)
             }
             Method::Md5 | Method::ScramSha256 => {
-                ExpectClientFirst::start(Claim::new(user, credential), settings, random)
+                let claim = Claim::new(user, credential);
+                ExpectClientFirst::start(claim, settings, end_point, random)
             }
         }
     }

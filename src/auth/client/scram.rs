@@ -1,5 +1,6 @@
 //! The method `scram-sha-256`: client-first-message, server-first-message,
-//! client-final-message, server-final-message.
+//! client-final-message, server-final-message. Over TLS the client may bind it
+//! to our certificate, so that nobody between can have shown another.
 
 use super::super::authenticated::Authenticated;
 use super::super::credential::Credential;
@@ -9,7 +10,7 @@ use super::super::scram::messages::{
     ClientFinal, ClientFirst, Gs2Flag, server_final, server_first,
 };
 use super::super::scram::{
-    self, MECHANISM, NONCE_BYTES, SALT_BYTES, ScramFault, Transcript, Verifier,
+    self, MECHANISM, MECHANISM_PLUS, NONCE_BYTES, SALT_BYTES, ScramFault, Transcript, Verifier,
 };
 use super::super::secret::{Plaintext, Secret};
 use super::{Claim, ClientDerivation, ClientStep, Derivation, ScramSettings, State};
@@ -23,19 +24,26 @@ pub(super) struct ExpectClientFirst {
     server_nonce: String,
     /// For a verifier that may have to be made up.
     salt: [u8; SALT_BYTES],
+    /// What the client may bind to.
+    end_point: Option<Box<[u8]>>,
 }
 
 impl ExpectClientFirst {
     pub(super) fn start(
         claim: Claim,
         settings: &ScramSettings,
+        end_point: Option<&[u8]>,
         mut random: impl FnMut(&mut [u8]),
     ) -> ClientStep {
         let (mut nonce, mut salt) = ([0; NONCE_BYTES], [0; SALT_BYTES]);
         random(&mut nonce);
         random(&mut salt);
         let server_nonce = scram::nonce(nonce);
-        let mechanisms = [MECHANISM, b"\0\0"].concat();
+        let plus: &[&[u8]] = match end_point {
+            Some(_) => &[MECHANISM_PLUS, b"\0"],
+            None => &[],
+        };
+        let mechanisms = [plus.concat().as_slice(), MECHANISM, b"\0\0"].concat();
         let message = LoginMessage::request(message::SASL, &mechanisms);
         let settings = settings.clone();
         let state = ExpectClientFirst {
@@ -43,6 +51,7 @@ impl ExpectClientFirst {
             settings,
             server_nonce,
             salt,
+            end_point: end_point.map(Box::from),
         };
         ClientStep::send(message, State::ClientFirst(state))
     }
@@ -50,14 +59,17 @@ impl ExpectClientFirst {
     pub(super) fn on_message(self, body: &[u8]) -> Result<ClientStep, Reason> {
         let malformed = || Reason::Sasl(Cause::Malformed("malformed SASLInitialResponse message"));
         let initial = SaslInitialResponse::parse(body).ok_or_else(malformed)?;
-        if initial.mechanism != MECHANISM {
-            return Err(Reason::Mechanism);
-        }
+        let is_plus = match initial.mechanism {
+            MECHANISM => false,
+            MECHANISM_PLUS if self.end_point.is_some() => true,
+            _ => return Err(Reason::Mechanism),
+        };
         let response = initial.response.ok_or_else(malformed)?;
         let first = ClientFirst::parse(response).map_err(sasl)?;
+        check_flag(first.flag, is_plus, self.end_point.is_some()).map_err(sasl)?;
         let opening = Opening {
             user: self.claim.user,
-            flag: first.flag,
+            binding: first.flag.binding(self.end_point.as_deref()),
             client_first_bare: first.bare.into(),
             client_nonce: first.nonce.into(),
             server_nonce: self.server_nonce,
@@ -89,6 +101,19 @@ impl ExpectClientFirst {
     }
 }
 
+/// Whether the flag is for the chosen mechanism, and true.
+fn check_flag(flag: Gs2Flag, is_plus: bool, is_offered: bool) -> Result<(), ScramFault> {
+    match flag {
+        Gs2Flag::EndPoint if is_plus => Ok(()),
+        Gs2Flag::EndPoint if !is_offered => Err(ScramFault::ChannelBindingRequired),
+        Gs2Flag::EndPoint => Err(ScramFault::BindingOfOtherMechanism),
+        Gs2Flag::No | Gs2Flag::NotOffered if is_plus => Err(ScramFault::BindingOfOtherMechanism),
+        // Somebody between has taken it off our list.
+        Gs2Flag::NotOffered if is_offered => Err(ScramFault::BindingNotSeen),
+        Gs2Flag::No | Gs2Flag::NotOffered => Ok(()),
+    }
+}
+
 /// Makes up a verifier for a plain secret.
 #[derive(Debug)]
 pub(super) struct MakeVerifier {
@@ -113,7 +138,7 @@ impl MakeVerifier {
 #[derive(Debug)]
 struct Opening {
     user: Box<str>,
-    flag: Gs2Flag,
+    binding: Vec<u8>,
     client_first_bare: Box<[u8]>,
     client_nonce: Box<[u8]>,
     server_nonce: String,
@@ -139,7 +164,7 @@ impl Opening {
                 user: self.user,
                 credential,
             },
-            flag: self.flag,
+            binding: self.binding,
             nonce: [&*self.client_nonce, self.server_nonce.as_bytes()].concat(),
             client_first_bare: self.client_first_bare,
             server_first,
@@ -153,7 +178,7 @@ impl Opening {
 #[derive(Debug)]
 pub(super) struct ExpectClientFinal {
     claim: Claim,
-    flag: Gs2Flag,
+    binding: Vec<u8>,
     nonce: Vec<u8>,
     client_first_bare: Box<[u8]>,
     server_first: Vec<u8>,
@@ -162,7 +187,7 @@ pub(super) struct ExpectClientFinal {
 
 impl ExpectClientFinal {
     pub(super) fn on_message(self, body: &[u8]) -> Result<ClientStep, Reason> {
-        let last = ClientFinal::parse(body, self.flag, &self.nonce).map_err(sasl)?;
+        let last = ClientFinal::parse(body, &self.binding, &self.nonce).map_err(sasl)?;
         let transcript = Transcript {
             client_first_bare: &self.client_first_bare,
             server_first: &self.server_first,

@@ -24,7 +24,7 @@ fn credential(secret: &str) -> Arc<Credential> {
 }
 
 fn start(method: Method, credential: Option<&Arc<Credential>>) -> ClientStep {
-    ClientExchange::start(method, USER, credential, &settings(), sevens)
+    ClientExchange::start(method, USER, credential, &settings(), None, sevens)
 }
 
 /// The message's code and data, and the state that takes the answer.
@@ -115,7 +115,7 @@ impl<'a> ScramClient<'a> {
         let first = crate::auth::scram::messages::ServerFirst::parse(server_first, b"client-nonce")
             .expect("good server-first-message");
         let keys = ScramKeys::derive(self.password.as_bytes(), &first.salt, first.iterations);
-        let without_proof = client_final_without_proof(first.nonce);
+        let without_proof = client_final_without_proof(b"biws", first.nonce);
         let transcript = Transcript {
             client_first_bare: Self::FIRST_BARE.as_bytes(),
             server_first,
@@ -252,7 +252,8 @@ fn server_first_to(
     credential: Option<&Arc<Credential>>,
     settings: &ScramSettings,
 ) -> String {
-    let step = ClientExchange::start(Method::ScramSha256, user, credential, settings, sevens);
+    let method = Method::ScramSha256;
+    let step = ClientExchange::start(method, user, credential, settings, None, sevens);
     let (_, _, next) = sent(step);
     let (code, data, _) = sent(next.on_message(&initial_response("n,,n=,r=abc")));
     assert_eq!(code, 11);
@@ -546,6 +547,42 @@ fn channel_binding_and_other_identities_are_refused() {
 }
 
 #[test]
+fn over_tls_the_mechanism_and_the_flag_have_to_belong_together() {
+    let answer = |mechanism: &str, first: &str| {
+        let known = credential(FOO_SCRAM);
+        let step = ClientExchange::start(
+            Method::ScramSha256,
+            USER,
+            Some(&known),
+            &settings(),
+            Some(b"hash"),
+            sevens,
+        );
+        let (_, offered, next) = sent(step);
+        assert_eq!(offered, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+        let length = (first.len() as u32).to_be_bytes();
+        let body = [mechanism.as_bytes(), b"\0", &length, first.as_bytes()].concat();
+        match next.on_message(&body) {
+            ClientStep::Send { .. } => Ok(()),
+            ClientStep::Reject(Reason::Sasl(Cause::Scram(fault))) => Err(fault),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (plain, plus) = ("SCRAM-SHA-256", "SCRAM-SHA-256-PLUS");
+    let bound = "p=tls-server-end-point,,n=,r=abc";
+    assert_eq!(answer(plus, bound), Ok(()));
+    assert_eq!(answer(plain, "n,,n=,r=abc"), Ok(()));
+    let other = Err(ScramFault::BindingOfOtherMechanism);
+    assert_eq!(answer(plain, bound), other);
+    assert_eq!(answer(plus, "n,,n=,r=abc"), other);
+    assert_eq!(answer(plus, "y,,n=,r=abc"), other);
+    let removed = answer(plain, "y,,n=,r=abc");
+    assert_eq!(removed, Err(ScramFault::BindingNotSeen));
+    let unique = answer(plus, "p=tls-unique,,n=,r=abc");
+    assert_eq!(unique, Err(ScramFault::BindingType));
+}
+
+#[test]
 fn a_nonce_of_sevens_is_what_the_other_tests_say() {
     let first = server_first_to(USER, None, &settings());
     assert!(first.starts_with(&format!("r=abc{},", "BwcH".repeat(6))));
@@ -562,6 +599,7 @@ fn a_proof_cannot_be_replayed_to_another_nonce() {
         USER,
         Some(&credential(FOO_SCRAM)),
         &settings(),
+        None,
         |bytes| bytes.fill(9),
     );
     let (_, _, next) = sent(step);
@@ -602,7 +640,10 @@ fn answer() -> impl Strategy<Value = Vec<u8>> {
         // All is right but the proof: the nonce is the one made of sevens.
         any::<[u8; 32]>().prop_map(|proof| {
             let nonce = format!("abc{}", "BwcH".repeat(6));
-            client_final(&client_final_without_proof(nonce.as_bytes()), &proof)
+            client_final(
+                &client_final_without_proof(b"biws", nonce.as_bytes()),
+                &proof,
+            )
         }),
     ]
 }

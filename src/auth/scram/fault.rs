@@ -15,15 +15,21 @@ pub enum ScramFault {
     BadExtension,
     /// The message begins with none of the flags `n`, `y`, `p`.
     BadFlag,
-    /// Flag `p`: the client insists on channel binding.
+    /// Flag `p`: the client insists on channel binding, which is not offered.
     ChannelBindingRequired,
+    /// Flag `p` with something else than the server's certificate.
+    BindingType,
+    /// The flag is for the other mechanism.
+    BindingOfOtherMechanism,
+    /// Flag `y`: the client has not seen that channel binding is offered.
+    BindingNotSeen,
     /// The client wants to act as somebody else.
     AuthorizationIdentity,
     /// `m=`: an extension that must be understood.
     MandatoryExtension,
     /// Empty, over [`MAX_NONCE_BYTES`](super::MAX_NONCE_BYTES), or not printable.
     BadNonce,
-    /// Not the flag that was sent first.
+    /// Not the flag that was sent first, or not our certificate.
     ChannelBindingMismatch,
     /// Not the nonce of this exchange.
     NonceMismatch,
@@ -53,6 +59,13 @@ impl fmt::Display for ScramFault {
             ScramFault::BadFlag => "malformed SCRAM message (unexpected channel-binding flag)",
             ScramFault::ChannelBindingRequired => {
                 "client requires SCRAM channel binding, but it is not supported"
+            }
+            ScramFault::BindingType => "unsupported SCRAM channel-binding type",
+            ScramFault::BindingOfOtherMechanism => {
+                "SCRAM mechanism and channel-binding flag do not belong together"
+            }
+            ScramFault::BindingNotSeen => {
+                "client supports SCRAM channel binding but thinks that it is not offered"
             }
             ScramFault::AuthorizationIdentity => {
                 "client uses authorization identity, but it is not supported"

@@ -1,5 +1,6 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it: one mechanism,
-//! no channel binding, and the user name of the messages is ignored.
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it: with or without
+//! channel binding to the server's certificate (RFC 5929), and the user name
+//! of the messages is ignored.
 
 mod fault;
 mod keys;
@@ -13,8 +14,11 @@ pub(super) use keys::{Transcript, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The only mechanism.
+/// The mechanism without channel binding.
 pub(super) const MECHANISM: &[u8] = b"SCRAM-SHA-256";
+
+/// The mechanism with channel binding.
+pub(super) const MECHANISM_PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
 
 /// Largest SASL message of a peer, in bytes.
 pub const MAX_SASL_BYTES: usize = 64 * 1024;

@@ -69,11 +69,15 @@ impl ServerExchange {
     /// Begins after the startup message for `user` has been sent.
     ///
     /// Without a `credential` an empty password is sent where one is asked
-    /// for, so that the server's own words come back. `random` fills what it
-    /// is given with unpredictable bytes ([`os_random`](super::os_random)).
+    /// for, so that the server's own words come back. Over TLS `end_point` is
+    /// the hash of the server's certificate (RFC 5929,
+    /// `tls-server-end-point`), which SCRAM is bound to where the server
+    /// offers that. `random` fills what it is given with unpredictable bytes
+    /// ([`os_random`](super::os_random)).
     pub fn start(
         user: &str,
         credential: Option<&Arc<Credential>>,
+        end_point: Option<&[u8]>,
         random: impl FnOnce(&mut [u8]),
     ) -> Self {
         let mut nonce = [0; NONCE_BYTES];
@@ -84,6 +88,7 @@ impl ServerExchange {
             user: user.into(),
             credential,
             nonce,
+            end_point: end_point.map(Box::from),
         }))
     }
 
@@ -122,6 +127,7 @@ struct ExpectRequest {
     user: Box<str>,
     credential: Arc<Credential>,
     nonce: [u8; NONCE_BYTES],
+    end_point: Option<Box<[u8]>>,
 }
 
 impl ExpectRequest {
@@ -130,7 +136,10 @@ impl ExpectRequest {
             message::OK => ExpectOk.on_request(code, data),
             message::CLEARTEXT if data.is_empty() => self.clear_text(),
             message::MD5 => self.md5(data.try_into().map_err(|_| Refusal::Malformed)?),
-            message::SASL => ExpectContinue::start(self.credential, self.nonce, data),
+            message::SASL => {
+                let end_point = self.end_point.as_deref();
+                ExpectContinue::start(self.credential, self.nonce, end_point, data)
+            }
             message::CLEARTEXT => Err(Refusal::Malformed),
             message::SASL_CONTINUE | message::SASL_FINAL => Err(Refusal::OutOfOrder(code)),
             _ => Err(Refusal::UnsupportedMethod(code)),

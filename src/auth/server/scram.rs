@@ -1,12 +1,16 @@
-//! SCRAM-SHA-256 towards a server.
+//! SCRAM-SHA-256 towards a server, over TLS bound to its certificate where it
+//! can do that.
 
 use super::super::credential::Credential;
 use super::super::message::{self, LoginMessage};
 use super::super::refusal::Refusal;
 use super::super::scram::messages::{
-    ServerFirst, client_final, client_final_without_proof, client_first_bare, parse_server_final,
+    Gs2Flag, ServerFirst, client_final, client_final_without_proof, client_first_bare,
+    parse_server_final,
 };
-use super::super::scram::{self, MAX_SASL_BYTES, MECHANISM, NONCE_BYTES, ScramKeys, Transcript};
+use super::super::scram::{
+    self, MAX_SASL_BYTES, MECHANISM, MECHANISM_PLUS, NONCE_BYTES, ScramKeys, Transcript,
+};
 use super::super::secret::{Plaintext, Secret};
 use super::{ServerDerivation, ServerStep, State};
 use std::sync::Arc;
@@ -18,6 +22,7 @@ pub(super) struct ExpectContinue {
     source: KeySource,
     nonce: String,
     client_first_bare: Vec<u8>,
+    binding: Vec<u8>,
 }
 
 /// Where the keys come from.
@@ -50,20 +55,26 @@ impl ExpectContinue {
     pub(super) fn start(
         credential: Arc<Credential>,
         nonce: [u8; NONCE_BYTES],
+        end_point: Option<&[u8]>,
         data: &[u8],
     ) -> Result<ServerStep, Refusal> {
-        if !offers_scram(data)? {
-            return Err(Refusal::NoMechanism);
-        }
+        let offer = Offer::read(data)?;
+        let (mechanism, flag) = match end_point {
+            Some(_) if offer.plus => (MECHANISM_PLUS, Gs2Flag::EndPoint),
+            _ if !offer.plain => return Err(Refusal::NoMechanism),
+            Some(_) => (MECHANISM, Gs2Flag::NotOffered),
+            None => (MECHANISM, Gs2Flag::No),
+        };
         let source = KeySource::of(credential)?;
         let nonce = scram::nonce(nonce);
         let client_first_bare = client_first_bare(&nonce);
-        let message =
-            LoginMessage::sasl_initial(MECHANISM, &[b"n,,", &*client_first_bare].concat());
+        let first = [flag.header(), &client_first_bare].concat();
+        let message = LoginMessage::sasl_initial(mechanism, &first);
         let state = ExpectContinue {
             source,
             nonce,
             client_first_bare,
+            binding: flag.binding(end_point),
         };
         Ok(ServerStep::send(message, State::Continue(state)))
     }
@@ -82,7 +93,7 @@ impl ExpectContinue {
         let challenge = Challenge {
             client_first_bare: self.client_first_bare,
             server_first: data.to_vec(),
-            client_final_without_proof: client_final_without_proof(nonce),
+            client_final_without_proof: client_final_without_proof(&self.binding, nonce),
         };
         let (credential, password) = match self.source {
             KeySource::Keys(keys) => return Ok(challenge.answer(&keys)),
@@ -173,19 +184,29 @@ impl ExpectFinal {
     }
 }
 
-/// Reads the zero-terminated names, ended by an empty one. They end the
-/// message.
-fn offers_scram(data: &[u8]) -> Result<bool, Refusal> {
-    if data.len() > MAX_SASL_BYTES {
-        return Err(Refusal::Malformed);
-    }
-    let names = data.strip_suffix(b"\0\0").ok_or(Refusal::Malformed)?;
-    let mut offered = false;
-    for name in names.split(|&byte| byte == 0) {
-        if name.is_empty() {
+/// Mechanisms that a server offers.
+#[derive(Debug, Default)]
+struct Offer {
+    plain: bool,
+    plus: bool,
+}
+
+impl Offer {
+    /// Reads the zero-terminated names, ended by an empty one. They end the
+    /// message.
+    fn read(data: &[u8]) -> Result<Offer, Refusal> {
+        if data.len() > MAX_SASL_BYTES {
             return Err(Refusal::Malformed);
         }
-        offered |= name == MECHANISM;
+        let names = data.strip_suffix(b"\0\0").ok_or(Refusal::Malformed)?;
+        let mut offer = Offer::default();
+        for name in names.split(|&byte| byte == 0) {
+            if name.is_empty() {
+                return Err(Refusal::Malformed);
+            }
+            offer.plain |= name == MECHANISM;
+            offer.plus |= name == MECHANISM_PLUS;
+        }
+        Ok(offer)
     }
-    Ok(offered)
 }

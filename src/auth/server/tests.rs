@@ -1,7 +1,9 @@
 use super::*;
 use crate::auth::scram::messages::{server_final, server_first};
 use crate::auth::scram::{Transcript, Verifier};
-use crate::auth::{ClientExchange, ClientStep, Method, ScramFault, ScramKeys, ScramSettings};
+use crate::auth::{
+    Cause, ClientExchange, ClientStep, Method, Reason, ScramFault, ScramKeys, ScramSettings,
+};
 use proptest::prelude::*;
 
 const FOO_MD5: &str = "md5ab8b744ff66bee42dc47bae34ca17959";
@@ -21,7 +23,7 @@ fn credential(secret: &str) -> Arc<Credential> {
 }
 
 fn start(credential: Option<&Arc<Credential>>) -> ServerExchange {
-    ServerExchange::start(USER, credential, |bytes| bytes.fill(7))
+    ServerExchange::start(USER, credential, None, |bytes| bytes.fill(7))
 }
 
 fn start_with(secret: &str) -> ServerExchange {
@@ -225,20 +227,72 @@ fn a_server_that_does_not_know_the_password_is_refused() {
 
 /// Logs a client in to the pooler by SCRAM, with password `foo`.
 fn client_logs_in(stored: &Arc<Credential>) {
+    let (step, _) = meet(stored, None, None, |offer| offer);
+    assert!(matches!(step, ClientStep::Accept { .. }), "{step:?}");
+}
+
+/// The exchange towards servers is the client, with password `foo`, of the one
+/// towards clients. Each sees a certificate, and somebody between may change
+/// what is offered. Answers also what the client says first.
+fn meet(
+    stored: &Arc<Credential>,
+    servers: Option<&[u8]>,
+    clients: Option<&[u8]>,
+    between: impl Fn(Vec<u8>) -> Vec<u8>,
+) -> (ClientStep, String) {
     let settings = ScramSettings::new(4096, |_| {});
-    let step = ClientExchange::start(Method::ScramSha256, USER, Some(stored), &settings, |_| {});
-    let ClientStep::Send { next, .. } = step else {
+    let method = Method::ScramSha256;
+    let step = ClientExchange::start(method, USER, Some(stored), &settings, servers, |_| {});
+    let ClientStep::Send { message, next } = step else {
         panic!("{step:?}")
     };
-    // The exchange towards servers is the client of the one towards clients.
+    let offer = between(message.as_bytes()[5..].to_vec());
     let password = credential("foo");
-    let (initial, server_side) = sent(start(Some(&password)).on_request(SASL));
-    let ClientStep::Send { message, next } = next.on_message(&initial[5..]) else {
-        panic!("no challenge")
+    let client = ServerExchange::start(USER, Some(&password), clients, |bytes| bytes.fill(7));
+    let (initial, client) = sent(client.on_request(&offer));
+    let said = String::from_utf8_lossy(&initial[5..]).into_owned();
+    let (message, next) = match next.on_message(&initial[5..]) {
+        ClientStep::Send { message, next } => (message, next),
+        step => return (step, said),
     };
-    let (last, _) = sent(server_side.on_request(&message.as_bytes()[5..]));
-    let step = next.on_message(&last[5..]);
+    let (last, _) = sent(client.on_request(&message.as_bytes()[5..]));
+    (next.on_message(&last[5..]), said)
+}
+
+#[test]
+fn over_tls_both_sides_bind_to_the_certificate() {
+    let stored = credential(FOO_SCRAM);
+    let (step, said) = meet(&stored, Some(b"hash"), Some(b"hash"), |offer| offer);
     assert!(matches!(step, ClientStep::Accept { .. }), "{step:?}");
+    assert!(said.starts_with("SCRAM-SHA-256-PLUS\0"), "{said}");
+    assert!(said.contains("p=tls-server-end-point,,n="), "{said}");
+}
+
+#[test]
+fn somebody_between_with_another_certificate_is_found_out() {
+    let stored = credential(FOO_SCRAM);
+    let (step, _) = meet(&stored, Some(b"hash"), Some(b"another"), |offer| offer);
+    let found = Reason::Sasl(Cause::Scram(ScramFault::ChannelBindingMismatch));
+    assert!(matches!(step, ClientStep::Reject(reason) if reason == found));
+    // So is one that hides that there is a binding.
+    let hide = |_| SASL.to_vec();
+    let (step, said) = meet(&stored, Some(b"hash"), Some(b"another"), hide);
+    assert!(said.contains("y,,n="), "{said}");
+    let found = Reason::Sasl(Cause::Scram(ScramFault::BindingNotSeen));
+    assert!(matches!(step, ClientStep::Reject(reason) if reason == found));
+}
+
+#[test]
+fn a_side_that_cannot_bind_goes_without() {
+    let stored = credential(FOO_SCRAM);
+    for (servers, clients, flag) in [
+        (None, Some(&b"hash"[..]), "y,,n="),
+        (Some(&b"hash"[..]), None, "n,,n="),
+    ] {
+        let (step, said) = meet(&stored, servers, clients, |offer| offer);
+        assert!(matches!(step, ClientStep::Accept { .. }), "{step:?}");
+        assert!(said.starts_with("SCRAM-SHA-256\0") && said.contains(flag));
+    }
 }
 
 #[test]

@@ -62,6 +62,12 @@ impl Login {
         cipher.map_or_else(|| "no".to_owned(), |cipher| cipher.to_string())
     }
 
+    /// What the client may bind its login to.
+    pub(super) fn end_point(&self) -> Option<Box<[u8]>> {
+        let is_wanted = self.worker.bouncer.config().pgweir.channel_binding;
+        self.channel.stream.end_point().filter(|_| is_wanted)
+    }
+
     /// The client uses TLS.
     pub(in crate::client) fn is_encrypted(&self) -> bool {
         self.channel.stream.cipher().is_some()

@@ -7,22 +7,33 @@ use super::{MAX_ITERATIONS, MAX_NONCE_BYTES, MAX_SALT_BYTES, MAX_SASL_BYTES, Scr
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Says whether the client could do channel binding. It never does here.
+/// What the client says about channel binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::auth) enum Gs2Flag {
     /// `n`: it cannot.
     No,
-    /// `y`: it could, but it saw that we do not offer it.
+    /// `y`: it could, but it saw that the server does not offer it.
     NotOffered,
+    /// `p=tls-server-end-point`: it binds to the server's certificate.
+    EndPoint,
 }
 
 impl Gs2Flag {
-    /// The value of `c=`: base64 of the header `n,,` or `y,,`.
-    fn binding(self) -> &'static [u8] {
+    /// The header with this flag.
+    pub(in crate::auth) fn header(self) -> &'static [u8] {
         match self {
-            Gs2Flag::No => b"biws",
-            Gs2Flag::NotOffered => b"eSws",
+            Gs2Flag::No => b"n,,",
+            Gs2Flag::NotOffered => b"y,,",
+            Gs2Flag::EndPoint => b"p=tls-server-end-point,,",
         }
+    }
+
+    /// The value of `c=`: base64 of the header, and behind it what is bound
+    /// to.
+    pub(in crate::auth) fn binding(self, end_point: Option<&[u8]>) -> Vec<u8> {
+        let end_point = end_point.filter(|_| self == Gs2Flag::EndPoint);
+        let bound = [self.header(), end_point.unwrap_or_default()].concat();
+        STANDARD.encode(bound).into_bytes()
     }
 }
 
@@ -41,7 +52,10 @@ impl<'a> ClientFirst<'a> {
         let (flag, rest) = match message {
             [b'n', b',', rest @ ..] => (Gs2Flag::No, rest),
             [b'y', b',', rest @ ..] => (Gs2Flag::NotOffered, rest),
-            [b'p', ..] => return Err(ScramFault::ChannelBindingRequired),
+            [b'p', b'=', bound @ ..] => {
+                let rest = bound.strip_prefix(b"tls-server-end-point,");
+                (Gs2Flag::EndPoint, rest.ok_or(ScramFault::BindingType)?)
+            }
             _ => return Err(ScramFault::BadFlag),
         };
         let bare = match rest {
@@ -73,15 +87,16 @@ pub(in crate::auth) struct ClientFinal<'a> {
 }
 
 impl<'a> ClientFinal<'a> {
-    /// `nonce` is the one of server-first-message, which the client repeats.
+    /// `binding` is what `c=` has to be; `nonce` is the one of
+    /// server-first-message, which the client repeats.
     pub(in crate::auth) fn parse(
         message: &'a [u8],
-        flag: Gs2Flag,
+        binding: &[u8],
         nonce: &[u8],
     ) -> Result<Self, ScramFault> {
         check_whole(message)?;
         let mut attributes = Attributes(Some(message));
-        if attributes.take(b'c')? != flag.binding() {
+        if attributes.take(b'c')? != binding {
             return Err(ScramFault::ChannelBindingMismatch);
         }
         if attributes.take(b'r')? != nonce {
@@ -177,15 +192,15 @@ pub(in crate::auth) fn server_final(signature: &[u8; 32]) -> Vec<u8> {
     format!("v={}", STANDARD.encode(signature)).into_bytes()
 }
 
-/// client-first-message without its gs2 header `n,,`. The user stands in the
+/// client-first-message without its gs2 header. The user stands in the
 /// startup message.
 pub(in crate::auth) fn client_first_bare(nonce: &str) -> Vec<u8> {
     format!("n=,r={nonce}").into_bytes()
 }
 
 /// client-final-message up to the comma before the proof.
-pub(in crate::auth) fn client_final_without_proof(nonce: &[u8]) -> Vec<u8> {
-    [b"c=biws,r=", nonce].concat()
+pub(in crate::auth) fn client_final_without_proof(binding: &[u8], nonce: &[u8]) -> Vec<u8> {
+    [b"c=", binding, b",r=", nonce].concat()
 }
 
 /// client-final-message.

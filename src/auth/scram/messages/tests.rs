@@ -12,6 +12,22 @@ fn client_first_is_read() {
         (first.flag, first.nonce),
         (Gs2Flag::NotOffered, &b"abc"[..])
     );
+    let first = ClientFirst::parse(b"p=tls-server-end-point,,n=,r=abc").expect("flag p");
+    assert_eq!(
+        (first.flag, first.bare),
+        (Gs2Flag::EndPoint, &b"n=,r=abc"[..])
+    );
+}
+
+#[test]
+fn what_is_bound_to_stands_behind_the_header() {
+    for (flag, binding) in [
+        (Gs2Flag::No, "biws"),
+        (Gs2Flag::NotOffered, "eSws"),
+        (Gs2Flag::EndPoint, "cD10bHMtc2VydmVyLWVuZC1wb2ludCwsAQID"),
+    ] {
+        assert_eq!(flag.binding(Some(&[1, 2, 3])), binding.as_bytes());
+    }
 }
 
 #[test]
@@ -22,9 +38,13 @@ fn bad_client_first_is_refused() {
         (b"", ScramFault::BadFlag),
         (b"n", ScramFault::BadFlag),
         (b"x,,n=,r=abc", ScramFault::BadFlag),
+        (b"p,,n=,r=abc", ScramFault::BadFlag),
+        (b"p=,,n=,r=abc", ScramFault::BindingType),
+        (b"p=tls-unique,,n=,r=abc", ScramFault::BindingType),
+        (b"p=tls-server-end-point", ScramFault::BindingType),
         (
-            b"p=tls-server-end-point,,n=,r=abc",
-            ScramFault::ChannelBindingRequired,
+            b"p=tls-server-end-point,a=bob,n=,r=abc",
+            ScramFault::AuthorizationIdentity,
         ),
         (b"n,a=admin,n=,r=abc", ScramFault::AuthorizationIdentity),
         (b"n,", ScramFault::AttributeExpected('a')),
@@ -58,7 +78,7 @@ fn bad_client_first_is_refused() {
 #[test]
 fn client_final_is_read() {
     let message = b"c=biws,r=nonce,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
-    let read = ClientFinal::parse(message, Gs2Flag::No, b"nonce").expect("good");
+    let read = ClientFinal::parse(message, b"biws", b"nonce").expect("good");
     assert_eq!(read.without_proof, b"c=biws,r=nonce");
     assert_eq!(client_final(read.without_proof, &read.proof), message);
 }
@@ -66,7 +86,7 @@ fn client_final_is_read() {
 #[test]
 fn extensions_of_client_final_are_signed_with_it() {
     let message = b"c=eSws,r=nonce,x=1,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
-    let read = ClientFinal::parse(message, Gs2Flag::NotOffered, b"nonce").expect("good");
+    let read = ClientFinal::parse(message, b"eSws", b"nonce").expect("good");
     assert_eq!(read.without_proof, b"c=eSws,r=nonce,x=1");
 }
 
@@ -119,7 +139,7 @@ fn bad_client_final_is_refused() {
         (format!("c=biws,r=nonce,p={proof},x=1"), ScramFault::Garbage),
     ];
     for (message, fault) in cases {
-        let read = ClientFinal::parse(message.as_bytes(), Gs2Flag::No, b"nonce");
+        let read = ClientFinal::parse(message.as_bytes(), b"biws", b"nonce");
         assert_eq!(read, Err(fault), "{message}");
     }
 }
@@ -248,7 +268,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read_without_panic(message: Vec<u8>) {
         let _ = ClientFirst::parse(&message);
-        let _ = ClientFinal::parse(&message, Gs2Flag::No, b"nonce");
+        let _ = ClientFinal::parse(&message, b"biws", b"nonce");
         let _ = ServerFirst::parse(&message, b"nonce");
         let _ = parse_server_final(&message);
     }
@@ -259,7 +279,7 @@ proptest! {
     ) {
         let message = message.as_bytes();
         let _ = ClientFirst::parse(message);
-        let _ = ClientFinal::parse(message, Gs2Flag::No, b"nonce");
+        let _ = ClientFinal::parse(message, b"biws", b"nonce");
         let _ = ServerFirst::parse(message, b"nonce");
         let _ = parse_server_final(message);
     }
