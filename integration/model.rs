@@ -302,3 +302,43 @@ fn the_model_loses_its_place_where_postgres_does() {
         }
     }
 }
+
+#[test]
+fn the_model_refuses_what_postgres_refuses() {
+    let (mut session, mut random) = (Session { wire: None }, Random::new(0));
+    let malformed: [(u8, &[u8]); 22] = [
+        (b'P', b""),
+        (b'P', b"a"),
+        (b'P', b"a\0select 'x'"),
+        (b'P', b"a\0select 'x'\0"),
+        (b'P', b"a\0select 'x'\0\0\x01"),
+        (b'P', b"a\0select 'x'\0\0\0x"),
+        (b'B', b""),
+        (b'B', b"\0"),
+        (b'B', b"\0a\0"),
+        (b'B', b"\0a\0\0\0\0"),
+        (b'D', b""),
+        (b'D', b"S"),
+        (b'D', b"Xa\0"),
+        (b'D', b"Sa\0x"),
+        (b'E', b""),
+        (b'E', b"\0\0"),
+        (b'C', b""),
+        (b'C', b"Sa"),
+        (b'H', b"x"),
+        (b'S', b"x"),
+        (b'Q', b""),
+        (b'Q', b"select 'x'"),
+    ];
+    for (tag, body) in malformed {
+        let says = [
+            parse("a", "select 'a'"),
+            message(tag, body),
+            query("select 'skipped'"),
+            sync(),
+            query("select 'after'"),
+        ];
+        let what = format!("{} {}", char::from(tag), body.escape_ascii());
+        compare(&mut session, &says.concat(), &mut random, &what);
+    }
+}

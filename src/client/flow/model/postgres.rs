@@ -273,16 +273,15 @@ impl Postgres {
             b'B' => self.bind(body),
             b'D' => self.describe(body),
             b'E' => self.execute(body),
-            b'C' => {
-                self.close(body);
-                Ok(())
-            }
-            b'H' => {
+            b'C' => self.close(body),
+            b'H' if body.is_empty() => {
                 self.flush();
                 Ok(())
             }
-            b'S' => return self.sync(),
+            b'H' => Err(VIOLATION),
+            b'S' => return self.sync(body),
             b'Q' => return self.query(body),
+            b'F' => return self.fail_query(VIOLATION),
             // Stragglers of a COPY that is over.
             b'd' | b'c' | b'f' => Ok(()),
             other => panic!("the model does not know message {other}"),
@@ -295,8 +294,12 @@ impl Postgres {
 
     fn parse(&mut self, body: &[u8]) -> Outcome {
         self.implicit = true;
-        let (name, rest) = cstr(body);
-        let (text, _) = cstr(rest);
+        let (name, rest) = cstr(body)?;
+        let (text, types) = cstr(rest)?;
+        let count = types.first_chunk().copied().map(u16::from_be_bytes);
+        if count.map(|count| 2 + 4 * usize::from(count)) != Some(types.len()) {
+            return Err(VIOLATION);
+        }
         if name.is_empty() {
             self.drop_statement(b"");
         }
@@ -319,10 +322,10 @@ impl Postgres {
 
     fn bind(&mut self, body: &[u8]) -> Outcome {
         self.implicit = true;
-        let (portal, rest) = cstr(body);
-        let (name, rest) = cstr(rest);
+        let (portal, rest) = cstr(body)?;
+        let (name, rest) = cstr(rest)?;
         let sql = self.statement(name).ok_or(NO_STATEMENT)?.clone();
-        let values = values(rest);
+        let values = values(rest).ok_or(VIOLATION)?;
         if values.len() != sql.parameters().len() {
             return Err(VIOLATION);
         }
@@ -360,15 +363,15 @@ impl Postgres {
 
     fn describe(&mut self, body: &[u8]) -> Outcome {
         self.implicit = true;
-        let (name, _) = cstr(&body[1..]);
-        let sql = match body[0] {
+        let (kind, name) = target(body)?;
+        let sql = match kind {
             b'S' => self.statement(name).ok_or(NO_STATEMENT)?.clone(),
             _ => self.portal(name)?.sql.clone(),
         };
         if self.block == Block::Failed && sql.column().is_some() {
             return Err(FAILED_BLOCK);
         }
-        if body[0] == b'S' {
+        if kind == b'S' {
             let kinds = sql.parameters();
             let mut body = (kinds.len() as u16).to_be_bytes().to_vec();
             kinds
@@ -388,8 +391,8 @@ impl Postgres {
 
     fn execute(&mut self, body: &[u8]) -> Outcome {
         self.implicit = true;
-        let (name, rest) = cstr(body);
-        let limit = i32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
+        let (name, rest) = cstr(body)?;
+        let limit = i32::from_be_bytes(rest.try_into().map_err(|_| VIOLATION)?);
         let mut portal = self.portal(name)?.clone();
         let outcome = self.run_portal(&mut portal, limit);
         if let Some((_, kept)) = self.portals.iter_mut().find(|(own, _)| own == name) {
@@ -481,31 +484,39 @@ impl Postgres {
         Ok(())
     }
 
-    fn close(&mut self, body: &[u8]) {
-        let (name, _) = cstr(&body[1..]);
-        match body[0] {
+    fn close(&mut self, body: &[u8]) -> Outcome {
+        let (kind, name) = target(body)?;
+        match kind {
             b'S' => self.drop_statement(name),
             _ => self.portals.retain(|(own, _)| own != name),
         }
         self.put(b'3', b"");
+        Ok(())
     }
 
-    fn sync(&mut self) {
+    fn sync(&mut self, body: &[u8]) {
         self.skipping = false;
-        self.end_of_transaction();
+        match body.is_empty() {
+            true => self.end_of_transaction(),
+            false => self.fail_query(VIOLATION),
+        }
     }
 
     fn query(&mut self, body: &[u8]) {
+        let Ok((text, b"")) = cstr(body) else {
+            return self.fail_query(VIOLATION);
+        };
         self.drop_statement(b"");
         self.portals.retain(|(name, _)| !name.is_empty());
-        let (text, _) = cstr(body);
         match Sql::read(text) {
             Some(all) => self.run_query(all),
-            None => {
-                self.fail(SYNTAX_ERROR);
-                self.ready();
-            }
+            None => self.fail_query(SYNTAX_ERROR),
         }
+    }
+
+    fn fail_query(&mut self, code: &[u8; 5]) {
+        self.fail(code);
+        self.ready();
     }
 
     fn run_query(&mut self, mut all: VecDeque<Sql>) {
@@ -531,8 +542,7 @@ impl Postgres {
                 _ => self.run_command(&sql, None),
             };
             if let Err(code) = outcome {
-                self.fail(code);
-                return self.ready();
+                return self.fail_query(code);
             }
         }
         if self.block == Block::None && self.commit_fails {
@@ -674,22 +684,34 @@ impl Postgres {
     }
 }
 
-/// A string and what follows it; the model is sent whole messages only.
-fn cstr(body: &[u8]) -> (&[u8], &[u8]) {
-    let end = body.iter().position(|&byte| byte == 0);
-    let end = end.expect("a string has an end");
-    (&body[..end], &body[end + 1..])
+/// A string and what follows it.
+fn cstr(body: &[u8]) -> Result<(&[u8], &[u8]), &'static [u8; 5]> {
+    let end = body.iter().position(|&byte| byte == 0).ok_or(VIOLATION)?;
+    Ok((&body[..end], &body[end + 1..]))
+}
+
+/// What a Describe or Close is about.
+fn target(body: &[u8]) -> Result<(u8, &[u8]), &'static [u8; 5]> {
+    let (&kind, rest) = body.split_first().ok_or(VIOLATION)?;
+    match (kind, cstr(rest)?) {
+        (b'S' | b'P', (name, b"")) => Ok((kind, name)),
+        _ => Err(VIOLATION),
+    }
 }
 
 /// The values of a Bind without format codes.
-fn values(body: &[u8]) -> Vec<&[u8]> {
-    let count = u16::from_be_bytes([body[2], body[3]]);
-    let mut rest = &body[4..];
+fn values(body: &[u8]) -> Option<Vec<&[u8]>> {
+    let (head, mut rest) = body.split_first_chunk::<4>()?;
+    let count = match head {
+        [0, 0, high, low] => u16::from_be_bytes([*high, *low]),
+        _ => return None,
+    };
     let mut values = Vec::new();
     for _ in 0..count {
-        let length = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-        values.push(&rest[4..4 + length]);
-        rest = &rest[4 + length..];
+        let (length, behind) = rest.split_first_chunk()?;
+        let (value, behind) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        values.push(value);
+        rest = behind;
     }
-    values
+    (rest == [0, 0]).then_some(values)
 }
