@@ -76,10 +76,12 @@ impl Script {
     }
 
     fn client_position(&self, value: &[u8]) -> Vec<u8> {
+        // No text is longer than PostgreSQL's int.
         let number = str::from_utf8(value).ok().and_then(|v| v.parse().ok());
-        let Some(position) = number.and_then(|n: usize| n.checked_sub(1)) else {
+        let Some(position) = number.and_then(|n: u32| n.checked_sub(1)) else {
             return value.to_vec();
         };
+        let position = position as usize;
         // How much further to the right the server's text has come.
         let (mut longer, mut shorter) = (0, 0);
         for rename in &self.renames {
@@ -171,6 +173,8 @@ mod tests {
         assert_eq!(place("32"), "20", "at the second name");
         assert_eq!(place("46"), "22");
         assert_eq!(place("no"), "no");
+        let longest = usize::MAX.to_string();
+        assert_eq!(place(&longest), longest, "no place in any text");
     }
 
     #[test]
