@@ -274,6 +274,11 @@ impl Plan<'_> {
         self.out.push(b'"');
         self.out.extend_from_slice(server);
         self.out.push(b'"');
+        // One name, where the client's text has two in a row.
+        let apart = self.text[place.end..].starts_with(b"\"");
+        if apart {
+            self.out.push(b' ');
+        }
         let at = self.characters + characters(between);
         let client_length = characters(&self.text[place.clone()]);
         self.characters = at + client_length;
@@ -281,7 +286,7 @@ impl Plan<'_> {
         self.script.renames.push(Rename {
             at,
             client_length,
-            server_length: server.len() + 2,
+            server_length: server.len() + 2 + usize::from(apart),
             client: client.into(),
             server: server.into(),
         });

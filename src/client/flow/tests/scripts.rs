@@ -59,6 +59,18 @@ fn prepare_gets_the_servers_name_however_it_is_cut() {
 }
 
 #[test]
+fn two_names_in_a_row_stay_two() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let sent = bench.send_whole(&mut server, &query("prepare p\"q\" as select 1"));
+    let text = query("prepare \"PGBOUNCER_1\" \"q\" as select 1");
+    assert_eq!(sent, [close("PGBOUNCER_1"), text].concat());
+    let place = message(b'E', b"SERROR\0C42601\0Mno\0P23\0\0");
+    let got = bench.receive_whole(&mut server, &[CLOSED.to_vec(), place, ready()].concat());
+    let place = message(b'E', b"SERROR\0C42601\0Mno\0P10\0\0");
+    assert_eq!(got, [place, ready()].concat());
+}
+
+#[test]
 fn a_name_is_there_once_the_tag_says_so() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     let text = query("prepare p as select 1");
