@@ -330,6 +330,12 @@ impl Answers {
         )
     }
 
+    /// What the server makes of a request cannot be told any more: no other
+    /// client may get it.
+    pub fn taint(&mut self) {
+        self.tainted = true;
+    }
+
     /// Adds a request other than Sync and the ends of copies.
     pub fn push(&mut self, owed: Owed) {
         self.tainted |= self.doubt > 0;

@@ -49,7 +49,7 @@ impl Flow {
         step: &mut Step<'_, '_, impl Surroundings>,
         meter: Meter,
     ) -> Result<Fate, ClientFault> {
-        if step.header.total() > MAX_SCRIPT || step.answers().is_copying_in() {
+        if step.passes_as_it_is() {
             step.push(Owed::Query(meter, None));
             return Ok(Fate::Pass);
         }
@@ -95,7 +95,7 @@ impl Flow {
         step: &mut Step<'_, '_, impl Surroundings>,
         slot: u32,
     ) -> Result<Fate, ClientFault> {
-        if step.header.total() > MAX_SCRIPT || step.answers().is_copying_in() {
+        if step.passes_as_it_is() {
             step.push(Owed::Parse(Answer::Forward, None));
             return Ok(Fate::Pass);
         }
@@ -140,6 +140,19 @@ impl Flow {
             }
             None => dictionary.own(Kind::Parse, parse.definition, slot, None),
         })
+    }
+}
+
+impl<A: Surroundings> Step<'_, '_, A> {
+    /// Whether the names in a text stay what they are. In a COPY nothing can be
+    /// asked ahead of it; the server does not run it, unless the COPY has just
+    /// failed: then it has a statement that is not tracked.
+    fn passes_as_it_is(&mut self) -> bool {
+        if self.answers().is_copying_in() {
+            self.answers().taint();
+            return true;
+        }
+        self.header.total() > MAX_SCRIPT
     }
 }
 

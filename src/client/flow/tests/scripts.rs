@@ -174,6 +174,19 @@ fn while_a_copy_waits_for_data_a_text_passes_as_it_is() {
 }
 
 #[test]
+fn a_server_that_may_have_run_a_text_as_it_is_is_not_reused() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    bench.send_whole(&mut server, &query("copy t from stdin"));
+    bench.receive_whole(&mut server, &message(b'G', &[0, 0, 0]));
+    let text = query("prepare p as select 1");
+    assert_eq!(bench.send_whole(&mut server, &text), text);
+    // The data was wrong, and the text came behind the end of the COPY.
+    let answer = [error(), ready(), complete("PREPARE"), ready()].concat();
+    assert_eq!(bench.receive_whole(&mut server, &answer), answer);
+    assert!(server.answers.is_empty() && !server.is_settled());
+}
+
+#[test]
 fn deallocate_leaves_the_statement_to_others() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     bench.send_whole(&mut server, &[parse("s", "select 1"), sync()].concat());
