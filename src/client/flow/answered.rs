@@ -138,7 +138,9 @@ impl Flow {
         arrived: &mut Arrived,
     ) -> Result<bool, ServerFault> {
         if server.replay.is_on() && !is_aside(header.tag) {
-            if header.tag == backend::ERROR_RESPONSE && self.repair(body, server, around) {
+            let whole_error =
+                header.tag == backend::ERROR_RESPONSE && body.len() + HEADER_LEN == header.total();
+            if whole_error && self.repair(body, server, around) {
                 arrived.resend = true;
                 return Ok(false);
             }

@@ -67,6 +67,18 @@ fn a_batch_without_its_sync_is_sent_again_behind_one() {
 }
 
 #[test]
+fn an_error_too_long_to_be_read_whole_is_passed_on() {
+    let (mut bench, mut server) = with_statement();
+    let batch = [bind("s"), describe_portal(), execute(), sync()].concat();
+    bench.send_whole(&mut server, &batch);
+    let detail = "d".repeat(65 * 1024);
+    let body = format!("SERROR\0C0A000\0RRevalidateCachedQuery\0D{detail}\0\0");
+    let answer = [message(b'E', body.as_bytes()), ready()].concat();
+    assert_eq!(bench.receive(&mut server, &answer, 60 * 1024), answer);
+    assert!(server.is_settled());
+}
+
+#[test]
 fn a_statement_is_described_as_it_is_made_anew() {
     let parameters = |kind: u8| message(b't', &[0, 1, 0, 0, 0, kind]);
     let answers = [parameters(25), message(b'T', &[1; 40]), ready()].concat();
