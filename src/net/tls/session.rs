@@ -51,6 +51,8 @@ pub(in crate::net) struct Session {
     ended: bool,
     /// The hash of our own certificate.
     own_end_point: Option<Arc<[u8]>>,
+    /// It has failed. rustls must not be asked to go on.
+    failed: bool,
 }
 
 /// Which part we play.
@@ -93,6 +95,7 @@ impl Session {
             unsent: BytesMut::new(),
             ended: false,
             own_end_point: None,
+            failed: false,
         }
     }
 
@@ -315,19 +318,31 @@ impl Session {
             }
             Err(error) => {
                 self.ended = true;
-                // The alert that goes with it.
-                let said = match &mut self.side {
-                    Side::Client(connection) => open(connection, &mut [], &mut sink).is_ok(),
-                    Side::Server(connection) => open(connection, &mut [], &mut sink).is_ok(),
-                };
-                tracing::trace!(said, "TLS session failed");
+                self.failed = true;
+                self.say_last_words();
                 Err(error)
             }
         }
     }
 
+    /// Prepares the alert that goes with an error. While rustls has something
+    /// to say it does not look at what has come, of which it could make no sense
+    /// any more: it counts from the beginning of what it was shown before.
+    fn say_last_words(&mut self) {
+        let mut more = true;
+        while more && self.common().wants_write() {
+            more = match &mut self.side {
+                Side::Client(connection) => encode_next(connection, &mut self.unsent),
+                Side::Server(connection) => encode_next(connection, &mut self.unsent),
+            };
+        }
+    }
+
     /// Seals a piece, or the end, into `records`. Answers its length.
     fn seal(&mut self, piece: Option<&[u8]>, records: &mut [u8]) -> io::Result<usize> {
+        if self.failed {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         match &mut self.side {
             Side::Client(connection) => seal(connection, &mut self.partial, piece, records),
             Side::Server(connection) => seal(connection, &mut self.partial, piece, records),
@@ -361,19 +376,19 @@ impl Sink<'_> {
         self.filled += now.len();
         self.plain.extend_from_slice(later);
     }
+}
 
-    fn encode<Data>(&mut self, mut answer: EncodeTlsData<'_, Data>) {
-        let at = self.unsent.len();
-        let mut size = LEAST_READ;
-        loop {
-            self.unsent.resize(at + size, 0);
-            match answer.encode(&mut self.unsent[at..]) {
-                Ok(len) => return self.unsent.truncate(at + len),
-                Err(EncodeError::InsufficientSize(need)) if need.required_size > size => {
-                    size = need.required_size;
-                }
-                Err(_) => return self.unsent.truncate(at),
+fn encode<Data>(mut answer: EncodeTlsData<'_, Data>, unsent: &mut BytesMut) {
+    let at = unsent.len();
+    let mut size = LEAST_READ;
+    loop {
+        unsent.resize(at + size, 0);
+        match answer.encode(&mut unsent[at..]) {
+            Ok(len) => return unsent.truncate(at + len),
+            Err(EncodeError::InsufficientSize(need)) if need.required_size > size => {
+                size = need.required_size;
             }
+            Err(_) => return unsent.truncate(at),
         }
     }
 }
@@ -435,7 +450,7 @@ fn open<R: Records>(
                     sink.take(record.payload);
                 }
             }
-            ConnectionState::EncodeTlsData(answer) => sink.encode(answer),
+            ConnectionState::EncodeTlsData(answer) => encode(answer, sink.unsent),
             // It leaves in its turn: nothing is sent past it.
             ConnectionState::TransmitTlsData(answer) => answer.done(),
             ConnectionState::PeerClosed => opened.ended = true,
@@ -449,6 +464,17 @@ fn open<R: Records>(
             // Early data, which is switched off, or what later versions have.
             _ => return Err(Error::General("an unexpected state".into())),
         }
+    }
+}
+
+/// Encodes what there is to say next; false if there is nothing.
+fn encode_next<R: Records>(connection: &mut R, unsent: &mut BytesMut) -> bool {
+    match connection.process(&mut []).state {
+        Ok(ConnectionState::EncodeTlsData(answer)) => {
+            encode(answer, unsent);
+            true
+        }
+        _ => false,
     }
 }
 

@@ -10,7 +10,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// How both ends of a connection speak.
@@ -174,6 +174,25 @@ async fn plain_bytes_in_the_place_of_a_hello_fail_the_handshake() {
     let mut server = Stream::from(one);
     let startup = b"\0\0\0\x08\0\x03\0\0";
     assert!(server.accept_tls(offer, startup).await.is_err());
+}
+
+#[tokio::test]
+async fn nonsense_behind_the_front_of_a_hello_fails_the_handshake() {
+    let (one, mut other) = UnixStream::pair().expect("a socket pair");
+    let (config, _) = configs(&TLS13);
+    let mut server = Stream::from(one);
+    let front = b"\x16\x03\x01\0\x03n\0\x03";
+    other
+        .write_all(&[front, &b"\n\0\0\x06\x01"[..]].concat())
+        .await
+        .expect("sent");
+    let error = server.accept_tls(config, &[]).await.expect_err("nonsense");
+    assert!(matches!(error, HandshakeError::Refused(_)), "{error}");
+    server.shutdown().await.expect("an end");
+    drop(server);
+    let mut alert = Vec::new();
+    other.read_to_end(&mut alert).await.expect("an alert");
+    assert_eq!(alert.first(), Some(&0x15));
 }
 
 #[tokio::test]
