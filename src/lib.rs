@@ -23,6 +23,8 @@ pub mod auth;
 pub mod balancer;
 pub mod client;
 pub mod config;
+#[cfg(any(fuzzing, test))]
+pub mod fuzz;
 pub mod gateway;
 pub mod http;
 pub mod net;

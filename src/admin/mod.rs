@@ -12,6 +12,8 @@ mod census;
 mod command;
 mod console;
 mod fault;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod grammar;
 mod process;
 mod session;

@@ -20,6 +20,8 @@
 mod authenticated;
 mod client;
 mod credential;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 pub mod hba;
 mod md5;
 mod message;

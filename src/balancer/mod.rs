@@ -24,6 +24,8 @@ mod download;
 mod exchange;
 mod failure;
 mod framing;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod health;
 mod hygiene;
 mod journey;

@@ -322,7 +322,9 @@ impl Flow {
     }
 }
 
-#[cfg(test)]
-mod model;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

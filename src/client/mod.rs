@@ -9,6 +9,8 @@ mod auth_query;
 mod cancel;
 mod check;
 pub mod flow;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod login;
 mod lookups;
 mod proof;

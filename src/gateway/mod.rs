@@ -10,6 +10,8 @@
 
 mod export;
 mod form;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod keywords;
 mod lexer;
 mod lists;

@@ -133,7 +133,7 @@ fn written(text: &[u8], mut write: impl FnMut(&[u8])) -> usize {
 
 /// Whether a token is a constant that another of its kind can stand for
 /// without changing how the text around it is read.
-fn plain_constant(token: Token, text: &[u8]) -> Option<u8> {
+pub(super) fn plain_constant(token: Token, text: &[u8]) -> Option<u8> {
     let bytes = &text[token.start..token.end];
     let next = text.get(token.end).copied().unwrap_or(b' ');
     match token.kind {

@@ -276,7 +276,7 @@ async fn send_startup(channel: &mut Channel, target: &Target) -> Result<(), Logi
     channel.write_all(&packet).await.map_err(LoginError::Io)
 }
 
-async fn authenticate(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
+pub(super) async fn authenticate(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
     let credential = target.credential.as_ref();
     let end_point = match target.channel_binding {
         true => channel.stream.end_point(),
@@ -310,7 +310,7 @@ async fn authenticate(channel: &mut Channel, target: &Target) -> Result<(), Logi
 }
 
 /// Reads ParameterStatus and BackendKeyData up to ReadyForQuery.
-async fn read_greeting(
+pub(super) async fn read_greeting(
     channel: &mut Channel,
     mut record: Record,
 ) -> Result<(Record, Vec<(String, String)>), LoginError> {

@@ -4,6 +4,8 @@ pub mod answers;
 mod ask;
 mod cancel;
 mod connection;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod login;
 mod parameters;
 mod record;

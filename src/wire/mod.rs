@@ -7,6 +7,8 @@
 pub mod backend;
 pub mod frame;
 pub mod frontend;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 pub mod splice;
 pub mod startup;
 

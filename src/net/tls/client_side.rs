@@ -99,6 +99,15 @@ impl ClientSide {
         })
     }
 
+    /// Clients may ask for it.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn preferring(offer: Offer) -> ClientSide {
+        ClientSide {
+            mode: SslMode::Prefer,
+            offer: Some(offer),
+        }
+    }
+
     /// How to speak TLS to a client that asks for it; none if it is told that
     /// there is no TLS.
     pub fn offer(&self, unix_socket: bool) -> Option<Offer> {

@@ -12,8 +12,10 @@ mod client_side;
 mod end_point;
 mod fault;
 mod files;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod handshake;
-#[cfg(test)]
+#[cfg(any(fuzzing, test))]
 mod samples;
 mod server_side;
 mod session;

@@ -510,5 +510,7 @@ fn seal<R: Records>(
     }
 }
 
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzz;
 #[cfg(test)]
 mod tests;

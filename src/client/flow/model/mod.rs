@@ -29,12 +29,23 @@
 //!   clean: when Syncs were sent while a COPY was failing, and after Close or
 //!   the like until Sync.
 
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod oracle;
+#[cfg(test)]
 mod pipelines;
 mod pooler;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the tests of the flow ask it more")
+)]
 mod postgres;
 mod random;
+#[cfg(test)]
 mod script;
+#[cfg(test)]
 mod seeded;
+#[cfg(test)]
 mod walk;
+#[cfg(test)]
 mod world;

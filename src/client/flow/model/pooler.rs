@@ -107,6 +107,21 @@ impl Client {
         self.fault.is_some() || self.broken.is_some() || self.server.as_ref().is_some_and(dead)
     }
 
+    /// Its server has answered all it was asked, and is not waited for.
+    pub(super) fn waits_for_nothing(&self) -> Result<(), Wrong> {
+        match &self.server {
+            Some(server)
+                if server.is_silent()
+                    && server.postgres.is_clean()
+                    && (self.holds || !server.exchange.answers.is_empty())
+                    && !server.exchange.answers.is_unsynced() =>
+            {
+                Err(format!("waits for ever: {}", server.state()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn may_speak(&self) -> bool {
         self.said < self.says.len() && !self.holds
     }
@@ -130,7 +145,8 @@ impl Server {
     }
 
     /// Whether another client may have it; it has been called settled.
-    fn check_clean(&mut self) -> Result<(), Wrong> {
+    /// `are_noted` says whether its statements are noted.
+    fn check_clean(&mut self, are_noted: bool) -> Result<(), Wrong> {
         self.work();
         if !self.postgres.is_clean() || !self.outbound.is_empty() {
             return Err(format!("dirty hand-over: {}", self.state()));
@@ -141,7 +157,7 @@ impl Server {
             self.postgres.prepared().filter(tracked).count(),
             self.exchange.prepared.len(),
         );
-        if has != noted {
+        if are_noted && has != noted {
             return Err(format!("{noted} statements noted: {}", self.state()));
         }
         Ok(())
@@ -336,14 +352,14 @@ impl Pool {
             && !client.holds
             && let Some(mut server) = client.server.take_if(settled)
         {
-            server.check_clean()?;
+            server.check_clean(self.around.limit > 0)?;
             self.idle.push(server);
         }
         Ok(())
     }
 
     /// The client has gone: its server comes back settled, or is closed.
-    pub(super) fn leave(client: Client) -> Result<Left, Wrong> {
+    pub(super) fn leave(&self, client: Client) -> Result<Left, Wrong> {
         let Some(mut server) = client.server else {
             return Ok(match client.broken {
                 Some(_) => Left::Closed,
@@ -369,7 +385,7 @@ impl Pool {
         if !server.exchange.is_settled() || !server.outbound.is_empty() {
             return Ok(Left::Closed);
         }
-        server.check_clean()?;
+        server.check_clean(self.around.limit > 0)?;
         Ok(Left::Settled(Box::new(server)))
     }
 }

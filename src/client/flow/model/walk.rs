@@ -133,7 +133,7 @@ impl Walk {
         pool.run(&mut client, random, steps)?;
         let [client] = client;
         node.judge(&client, steps == ENDLESS)?;
-        match Pool::leave(client)? {
+        match pool.leave(client)? {
             Left::Closed => return Ok(()),
             Left::Nothing => {}
             Left::Settled(server) => pool.idle.push(*server),
