@@ -25,6 +25,7 @@ mod prepared;
 mod secrets;
 mod sql_prepared;
 mod startup;
+mod suspend;
 mod system_calls;
 mod tidy;
 mod tls;

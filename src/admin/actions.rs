@@ -71,6 +71,10 @@ pub fn resume(call: &mut Call<'_>) -> Result<Outcome, Fault> {
     }
     let database = match call.argument {
         "" if bouncer.is_shutting_down() => return Err("pooler is shutting down".into()),
+        "" if bouncer.is_suspended() => {
+            bouncer.resume_suspended();
+            return done("RESUME");
+        }
         "" if !bouncer.is_paused() => return Err(NOT_PAUSED.into()),
         "" => None,
         name => Some(call.known_database(name)?),
@@ -159,8 +163,11 @@ pub fn suspend(call: &mut Call<'_>) -> Result<Outcome, Fault> {
     if databases.iter().any(|database| database.is_paused()) {
         return Err("cannot suspend with paused databases".into());
     }
-    // A connection in the middle of a transaction cannot be held yet.
-    Err("SUSPEND is not supported".into())
+    let bouncer = &call.console.bouncer;
+    let limit = bouncer.config().pgbouncer.suspend_timeout;
+    bouncer.suspend();
+    let deadline = (!limit.is_zero()).then(|| call.console.now() + limit);
+    Ok(Outcome::When("SUSPEND", Wait::Suspended { deadline }))
 }
 
 /// SHUTDOWN.
@@ -187,7 +194,8 @@ pub fn wait_close(call: &mut Call<'_>) -> Result<Outcome, Fault> {
 
 impl Call<'_> {
     fn refuse_while_paused(&self) -> Result<(), Fault> {
-        match self.console.bouncer.is_paused() {
+        let bouncer = &self.console.bouncer;
+        match bouncer.is_paused() || bouncer.is_suspended() {
             true => Err("already suspended/paused".into()),
             false => Ok(()),
         }

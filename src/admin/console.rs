@@ -109,6 +109,14 @@ impl Console {
         averages.line()
     }
 
+    /// Nobody is left who could say RESUME: no client gets in during SUSPEND.
+    pub(super) fn resume_if_abandoned(&self) {
+        if self.visitors.is_empty() && self.bouncer.is_suspended() {
+            tracing::info!("admin disappeared when suspended, doing RESUME");
+            self.bouncer.resume_suspended();
+        }
+    }
+
     /// The present moment.
     pub(super) fn now(&self) -> Micros {
         self.bouncer.clock.now()

@@ -81,6 +81,7 @@ impl Session {
         let (console, visitor) = (entry.console.clone(), entry.visitor.clone());
         // Whoever killed it waits for this.
         drop(entry);
+        console.resume_if_abandoned();
         if let End::Fatal(message) = end {
             report(&console, &visitor, &message);
             let mut fatal = BytesMut::new();

@@ -12,6 +12,11 @@ use crate::stats::Micros;
 pub enum Wait {
     /// PAUSE: no server left (of one database).
     Paused(Option<Arc<Database>>),
+    /// SUSPEND: all clients rest.
+    Suspended {
+        /// When those that do not are disconnected, if ever.
+        deadline: Option<Micros>,
+    },
     /// WAIT_CLOSE: no server left that is marked (of one database).
     Unmarked(Option<Arc<Database>>),
     /// KILL: these pools' servers and these databases' clients are gone, or it
@@ -49,6 +54,14 @@ impl Wait {
                     .filter(|pool| is_of(pool, database.as_ref()))
                     .all(has_no_server)
             }
+            Wait::Suspended { .. } if !bouncer.is_suspended() => {
+                return Some(Err(NOT_PAUSED.into()));
+            }
+            Wait::Suspended { deadline } if deadline.as_ref().is_some_and(late) => {
+                bouncer.drop_restless();
+                bouncer.come_to_rest(true)
+            }
+            Wait::Suspended { .. } => bouncer.come_to_rest(false),
             Wait::Unmarked(database) => !is_any_marked(console, database.as_ref()),
             Wait::Killed {
                 pools,
@@ -71,10 +84,13 @@ impl Wait {
         over.then_some(Ok(()))
     }
 
-    /// A cancel request came: PAUSE is undone, the others just end.
+    /// A cancel request came: PAUSE and SUSPEND are undone, the others just
+    /// end.
     pub fn cancel(&self, console: &Console) {
-        if let Wait::Paused(database) = self {
-            console.bouncer.set_paused(database.as_deref(), false);
+        match self {
+            Wait::Paused(database) => console.bouncer.set_paused(database.as_deref(), false),
+            Wait::Suspended { .. } => console.bouncer.resume_suspended(),
+            _ => {}
         }
     }
 }

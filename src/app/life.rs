@@ -260,21 +260,26 @@ impl Life {
         let ended = self
             .control
             .block_on(self.wait(signals, inbox, &pooler, front.as_ref()));
-        tracing::info!("{ended}");
+        if let Ok(ended) = ended {
+            tracing::info!("{ended}");
+        }
         pooler.quit();
         self.monitoring.close(&self.control);
         self.control.shutdown_timeout(Duration::from_secs(1));
-        Ok(())
+        ended.map(|_| ()).map_err(Into::into)
     }
 
     /// Waits for the end; answers why it came.
+    ///
+    /// # Errors
+    /// It came at a time when it cannot be an orderly one.
     async fn wait(
         &self,
         mut signals: Signals,
         mut inbox: mpsc::UnboundedReceiver<Action>,
         pooler: &Pooler,
         front: Option<&HttpFront>,
-    ) -> &'static str {
+    ) -> Result<&'static str, &'static str> {
         let mut ending: Option<ShutdownMode> = None;
         let mut draining_since: Option<Instant> = None;
         loop {
@@ -285,7 +290,10 @@ impl Life {
             };
             if let Some(Action::ShutDown(mode)) = action {
                 if mode == ShutdownMode::Immediate {
-                    return "exiting";
+                    return Ok("exiting");
+                }
+                if self.bouncer.is_suspended() {
+                    return Err("suspend was in progress, going down immediately");
                 }
                 self.monitoring.readiness.set_not_ready("shutting down");
                 front.inspect(|front| front.drain());
@@ -305,7 +313,7 @@ impl Life {
                 continue;
             };
             if let Some(ended) = self.ended(mode, since) {
-                return ended;
+                return Ok(ended);
             }
         }
     }

@@ -149,7 +149,7 @@ impl Process {
 
     /// SIGUSR1.
     pub fn pause(&self) {
-        if self.bouncer.is_paused() {
+        if self.bouncer.is_paused() || self.bouncer.is_suspended() {
             return tracing::info!("got SIGUSR1, but already paused/suspended");
         }
         tracing::info!("got SIGUSR1, pausing all activity");
@@ -160,6 +160,10 @@ impl Process {
     pub fn resume(&self, ending: bool) {
         if ending {
             return tracing::info!("got SIGUSR2 while shutting down, ignoring");
+        }
+        if self.bouncer.is_suspended() {
+            tracing::info!("got SIGUSR2, continuing from SUSPEND");
+            return self.bouncer.resume_suspended();
         }
         if !self.bouncer.is_paused() {
             return tracing::info!("got SIGUSR2, but not paused/suspended");

@@ -131,6 +131,11 @@ impl Flow {
         self.outcome.waited = time;
     }
 
+    /// Nothing of the client's next message is known yet.
+    pub fn is_between_messages(&self) -> bool {
+        self.discarding == 0 && !self.refused
+    }
+
     /// How many prepared statements the client has.
     pub fn prepared(&self) -> usize {
         self.statements.as_ref().map_or(0, |all| all.len())

@@ -207,7 +207,15 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
         id: None,
         names: None,
     };
-    let outcome = match tokio::time::timeout(limit, login.run()).await {
+    let suspension = &worker.bouncer.suspension;
+    let outcome = tokio::time::timeout(limit, async {
+        tokio::select! {
+            biased;
+            outcome = login.run() => outcome,
+            () = suspension.is_overdue() => Err("suspend_timeout".into()),
+        }
+    });
+    let outcome = match outcome.await {
         Ok(outcome) => outcome,
         Err(_) if login.waiting => Err("client_login_timeout (server down)".into()),
         Err(_) => Err("client_login_timeout".into()),

@@ -21,7 +21,7 @@ use crate::config::PoolMode;
 use crate::gateway::DatabaseId;
 use crate::net::{Channel, Received};
 use crate::pool::state::Checkout;
-use crate::pool::{Client, ClientState, Grant, Lease, Pool};
+use crate::pool::{Calm, Client, ClientState, Grant, Lease, Pool};
 use crate::server::answers::Owed;
 use crate::server::{Exchange, Parameters};
 use crate::stats::Micros;
@@ -99,6 +99,8 @@ struct State {
     transaction_at: Option<Micros>,
     /// Answers made by the pooler that are to go to the client now.
     back: Vec<u8>,
+    /// How far it has come with SUSPEND.
+    calm: Calm,
 }
 
 type Outcome<T> = Result<T, End>;
@@ -126,6 +128,7 @@ impl Session {
                 query_at: None,
                 transaction_at: None,
                 back: Vec::new(),
+                calm: Calm::No,
             },
         }
     }
@@ -158,7 +161,7 @@ impl Session {
             {
                 return Poll::Ready(End::Fatal(doom.message));
             }
-            if !more {
+            if !more || self.rest() == Calm::Still {
                 return Poll::Pending;
             }
             match self.step(cx) {
@@ -168,6 +171,26 @@ impl Session {
         }
     }
 
+    /// Comes to rest for SUSPEND as far as that is asked and can be. A client
+    /// that is still is woken when it may go on.
+    fn rest(&mut self) -> Calm {
+        let state = &mut self.state;
+        let wanted = state.worker.bouncer.suspension.wanted();
+        let calm = match wanted {
+            Calm::No => Calm::No,
+            _ if !self.channel.is_clean() || !state.is_between_messages() => Calm::No,
+            // Somebody waits for its server, who has to be served yet.
+            Calm::Quiet if state.lease.is_some() && state.pool.is_waited_for() => Calm::No,
+            Calm::Still if state.lease.as_ref().is_some_and(is_talking) => Calm::Quiet,
+            wanted => wanted,
+        };
+        if calm != state.calm {
+            state.calm = calm;
+            state.client.set_calm(calm);
+        }
+        calm
+    }
+
     /// Does what can be done now; true while there may be more. Whatever is
     /// not asked again has said that it will wake this task.
     fn step(&mut self, cx: &mut Context<'_>) -> Outcome<bool> {
@@ -175,7 +198,8 @@ impl Session {
         let blocked = self.unsent();
         self.take_grant(cx)?;
         let served = self.pump_server(cx)? && self.state.lease.is_some();
-        let asked = self.pump_client(cx)?;
+        let quiet = self.state.calm == Calm::Quiet;
+        let asked = !quiet && self.pump_client(cx)?;
         let unsent = self.unsent();
         Ok(served || asked || (unsent.0 && !blocked.0) || (unsent.1 && !blocked.1))
     }
@@ -757,6 +781,14 @@ impl State {
         matches!(self.phase, Phase::Serving) && self.lease.as_ref().is_none_or(settled)
     }
 
+    /// Nothing of the client's next message is here.
+    fn is_between_messages(&self) -> bool {
+        let passing = |lease: &Lease| lease.exchange.outgoing > 0;
+        matches!(self.phase, Phase::Serving)
+            && self.flow.is_between_messages()
+            && !self.lease.as_ref().is_some_and(passing)
+    }
+
     fn at_message_boundary(&self) -> bool {
         self.lease
             .as_ref()
@@ -775,6 +807,11 @@ impl Drop for State {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+/// It is in the middle of something that only this process can go on with.
+fn is_talking(lease: &Lease) -> bool {
+    !lease.channel.is_clean() || !lease.exchange.is_between_messages()
 }
 
 /// What the configuration says about messages; fixed for the session.

@@ -84,16 +84,31 @@ impl Worker {
         Some(self.statements.as_ref()?.queries.database_id(name))
     }
 
-    /// Accepts clients until `stop` says so.
+    /// Accepts clients until `stop` says so, and none during SUSPEND.
     pub async fn accept(self: Arc<Self>, acceptor: Acceptor, mut stop: watch::Receiver<bool>) {
+        let mut suspended = self.bouncer.suspension.watch();
         loop {
-            let accepted = tokio::select! {
-                accepted = acceptor.accept() => accepted,
+            tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-            };
-            match accepted {
+                _ = suspended.wait_for(|suspended| !suspended) => {}
+            }
+            let accepting = self.bouncer.suspension.accepting();
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                _ = suspended.wait_for(|suspended| *suspended) => {}
+                () = self.accept_all(&acceptor) => {}
+            }
+            drop(accepting);
+        }
+    }
+
+    async fn accept_all(self: &Arc<Self>, acceptor: &Acceptor) {
+        loop {
+            match acceptor.accept().await {
                 Ok(stream) => {
-                    tokio::spawn(serve(self.clone(), stream));
+                    let socket = login::Socket::new(self.bouncer.clone());
+                    tokio::spawn(serve(self.clone(), stream, socket));
                 }
                 Err(error) => {
                     tracing::error!("accept() failed: {error}");
@@ -160,8 +175,7 @@ impl Worker {
 }
 
 /// One client from accept to Terminate.
-async fn serve(worker: Arc<Worker>, stream: Stream) {
-    let socket = login::Socket::new(worker.bouncer.clone());
+async fn serve(worker: Arc<Worker>, stream: Stream, socket: login::Socket) {
     // Boxed, so that an idle client does not carry what its login needed.
     let admitted = Box::pin(login::log_in(&worker, stream, socket)).await;
     let (session, registration) = match admitted {
@@ -214,7 +228,7 @@ mod tests {
 
     /// Bytes of the task of one client. It lives as long as the client does,
     /// so this is what thousands of idle ones cost.
-    fn task_size<F: Future>(_: fn(Arc<Worker>, Stream) -> F) -> usize {
+    fn task_size<F: Future>(_: fn(Arc<Worker>, Stream, login::Socket) -> F) -> usize {
         size_of::<F>()
     }
 

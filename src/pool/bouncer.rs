@@ -59,6 +59,8 @@ pub struct Bouncer {
     pub servers: Registry<u64, Arc<Record>>,
     /// Client sockets, logging in and cancel requests included.
     pub client_sockets: super::Budget,
+    /// SUSPEND.
+    pub suspension: super::Suspension,
     config: ArcSwap<Config>,
     tls: ArcSwap<Tls>,
     /// Held by whoever changes the configuration.
@@ -90,6 +92,7 @@ impl Bouncer {
             consoles: Registry::default(),
             servers: Registry::default(),
             client_sockets: super::Budget::default(),
+            suspension: super::Suspension::default(),
             config: ArcSwap::from_pointee(config),
             tls: ArcSwap::default(),
             changing: Mutex::default(),

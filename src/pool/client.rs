@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
 use super::state::LoginFailure;
-use super::{Database, User};
+use super::{Calm, Database, User};
 use crate::net::Address;
 use crate::net::tls::Cipher;
 use crate::server::Server;
@@ -99,6 +99,7 @@ pub struct Client {
     transaction_at: AtomicU64,
     in_transaction: AtomicBool,
     querying: AtomicBool,
+    calm: AtomicU8,
     prepared: AtomicU32,
     wait_notice: AtomicU8,
     doom: OnceLock<Doom>,
@@ -167,6 +168,7 @@ impl Client {
             transaction_at: AtomicU64::new(0),
             in_transaction: AtomicBool::new(false),
             querying: AtomicBool::new(false),
+            calm: AtomicU8::new(Calm::No as u8),
             prepared: AtomicU32::new(0),
             wait_notice: AtomicU8::new(NOTICE_NONE),
             doom: OnceLock::new(),
@@ -228,6 +230,16 @@ impl Client {
     /// Notes whether a query of its is running.
     pub fn set_querying(&self, querying: bool) {
         self.querying.store(querying, Ordering::Relaxed);
+    }
+
+    /// How far it has come with SUSPEND.
+    pub fn calm(&self) -> Calm {
+        Calm::of(self.calm.load(Ordering::Acquire))
+    }
+
+    /// Notes how far it has come with SUSPEND.
+    pub fn set_calm(&self, calm: Calm) {
+        self.calm.store(calm as u8, Ordering::Release);
     }
 
     /// How many prepared statements it has.
@@ -319,7 +331,7 @@ impl Client {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.seat().wake();
     }
 

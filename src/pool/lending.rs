@@ -431,6 +431,11 @@ impl Pool {
         (state.counts(), state.waiting(), state.waiting_since())
     }
 
+    /// Whether a client waits for a server.
+    pub fn is_waited_for(&self) -> bool {
+        self.state().waiting() > 0
+    }
+
     /// The counters of all workers together.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();

@@ -10,6 +10,7 @@ mod lease;
 mod lending;
 mod objects;
 pub mod state;
+mod suspension;
 mod sweep;
 mod welcome;
 
@@ -19,5 +20,6 @@ pub use counters::{Counters, Totals};
 pub use lease::Lease;
 pub use lending::Pool;
 pub use objects::{Budget, Database, HasBudget, Place, User};
+pub use suspension::{Accepting, Calm, Suspension};
 pub use sweep::SWEEP_INTERVAL;
 pub use welcome::Welcome;

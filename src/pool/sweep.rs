@@ -55,6 +55,9 @@ impl Timeouts {
 impl Bouncer {
     /// One sweep.
     pub fn sweep(self: &Arc<Self>) {
+        if self.is_suspended() {
+            return;
+        }
         let now = self.clock.now();
         let notify = u64::try_from(self.config().pgbouncer.query_wait_notify).unwrap_or(0);
         for client in &self.clients {

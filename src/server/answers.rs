@@ -322,6 +322,16 @@ impl Answers {
         }
     }
 
+    /// All that is owed goes to the client as it comes.
+    pub fn is_verbatim(&self) -> bool {
+        self.queue.iter().all(|owed| match owed {
+            Owed::Parse(answer, _) | Owed::Close(answer, _) => *answer == Answer::Forward,
+            Owed::Query(_, script) | Owed::Execute(_, script) => script.is_none(),
+            Owed::OwnSync { .. } | Owed::Prepare(_) | Owed::Internal => false,
+            _ => true,
+        })
+    }
+
     /// The server waits for copy data and takes no other message.
     pub fn is_copying_in(&self) -> bool {
         matches!(

@@ -59,6 +59,13 @@ impl Exchange {
             && (self.outgoing == 0 || planted(Bug::HalfMessageIsSettled))
     }
 
+    /// Neither side is in the middle of a message, and what is owed is what
+    /// the client has asked for, in the server's own words: whoever passes on
+    /// every message as it is can go on with it.
+    pub fn is_between_messages(&self) -> bool {
+        self.incoming == 0 && self.outgoing == 0 && self.answers.is_verbatim()
+    }
+
     /// Accounts for a message of the server that no client gets.
     ///
     /// # Errors

@@ -73,12 +73,12 @@ pub fn config(console: &Console, rows: &mut Rows<'_>) {
 
 /// SHOW STATE.
 pub fn state(console: &Console, rows: &mut Rows<'_>) {
-    let paused = console.bouncer.is_paused();
+    let (paused, suspended) = (console.bouncer.is_paused(), console.bouncer.is_suspended());
     let yes_or_no = |it: bool| if it { "yes" } else { "no" };
     for (key, value) in [
-        ("active", !paused),
+        ("active", !paused && !suspended),
         ("paused", paused),
-        ("suspended", false),
+        ("suspended", suspended),
     ] {
         rows.put(&[key.into(), yes_or_no(value).into()]);
     }

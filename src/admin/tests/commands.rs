@@ -281,12 +281,17 @@ async fn a_waiting_shutdown_is_answered_and_an_immediate_one_is_not() {
 }
 
 #[tokio::test]
-async fn suspend_says_that_it_cannot() {
+async fn suspend_and_pause_exclude_each_other() {
     let scene = Scene::new(INI);
     converse(
         &scene,
         &[
-            ("suspend", "! SUSPEND is not supported"),
+            ("suspend", "SUSPEND"),
+            ("suspend", "! already suspended/paused"),
+            ("pause", "! already suspended/paused"),
+            ("pause one", "! already suspended/paused"),
+            ("resume", "RESUME"),
+            ("resume", "! pooler is not paused/suspended"),
             ("pause one", "PAUSE"),
             ("suspend", "! cannot suspend with paused databases"),
             ("pause", "PAUSE"),
