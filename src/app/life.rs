@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 
 use super::hba;
 use super::http::HttpFront;
-use super::log::{self, Destination, Format, LogGuard};
+use super::log::{self, Format, LogGuard};
 use super::memory;
 use super::monitoring::Monitoring;
 use super::pooler::{Listeners, Pooler, worker_count};
-use super::process::{Action, Process};
+use super::process::{Action, Logging, Process};
 use crate::admin::{Console, ShutdownMode, VERSION};
 use crate::auth::{self, ScramSettings, UserList};
 use crate::balancer::Balancer;
@@ -46,6 +46,13 @@ pub struct Start {
     pub user: Option<String>,
     /// Everything the file configures, not the pooler alone.
     pub whole: bool,
+}
+
+impl Start {
+    /// Nothing is to be written to standard error.
+    fn is_silent(&self) -> bool {
+        self.quiet || self.daemon
+    }
 }
 
 /// Runs until told to stop.
@@ -96,13 +103,11 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
         process::daemonise().map_err(|error| format!("cannot daemonise: {error}"))?;
     }
     memory::give_back_when_idle();
-    let logfile = Some(Path::new(&settings.logfile)).filter(|path| !path.as_os_str().is_empty());
-    let log = log::start(&Destination {
-        file: logfile,
-        quiet: start.quiet || start.daemon,
-        verbose: verbosity(start.verbose, &config),
-        format: log_format(start, &config),
-    })
+    let log = log::start(
+        &log::destination(&config, start.is_silent()),
+        verbosity(start.verbose, &config),
+        log_format(start, &config),
+    )
     .map_err(|error| format!("could not open logfile '{}': {error}", settings.logfile))?;
     for warning in loaded.warnings.iter().chain(&tls_notes) {
         tracing::warn!("{warning}");
@@ -187,7 +192,12 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     ));
     let (actions, inbox) = mpsc::unbounded_channel();
     let process = Process::new(bouncer.clone(), actions, reloads);
-    let process = Arc::new(process.logging(ready.log.verbosity().clone(), start.verbose));
+    let process = Arc::new(process.logging(Logging {
+        verbosity: ready.log.verbosity().clone(),
+        verbose: start.verbose,
+        quiet: start.is_silent(),
+        queue: log.clone(),
+    }));
     let life = Life {
         monitoring,
         console: Console::new(bouncer.clone(), process.clone(), log.clone()),

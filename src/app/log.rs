@@ -1,14 +1,13 @@
 //! Where log lines go and what they look like.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Zoned;
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
@@ -16,7 +15,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
-use crate::process::{LogQueue, LogWriter};
+use crate::config::Config;
+use crate::process::{Destination, LogQueue, LogWriter};
 
 /// Keeps the log going; what waits is written when it is dropped.
 pub struct LogGuard {
@@ -68,32 +68,31 @@ pub enum Format {
     Json,
 }
 
-/// Where lines go besides, and from which level on.
-#[derive(Debug)]
-pub struct Destination<'a> {
-    /// A file (`logfile`), else standard error.
-    pub file: Option<&'a Path>,
-    /// Nothing to standard error.
-    pub quiet: bool,
-    /// `verbose`.
-    pub verbose: u8,
-    /// The look.
-    pub format: Format,
+/// What the configuration says about where lines go; `quiet` is the command
+/// line's.
+pub fn destination(config: &Config, quiet: bool) -> Destination {
+    let settings = &config.pgbouncer;
+    let syslog = || {
+        (
+            settings.syslog_ident.clone(),
+            settings.syslog_facility.clone(),
+        )
+    };
+    Destination {
+        file: Some(PathBuf::from(&settings.logfile)).filter(|path| !path.as_os_str().is_empty()),
+        quiet,
+        syslog: settings.syslog.then(syslog),
+    }
 }
 
-/// Starts logging.
+/// Starts logging, of lines up to what `verbose` says.
 ///
 /// # Errors
 /// The log file cannot be opened.
-pub fn start(destination: &Destination<'_>) -> io::Result<LogGuard> {
-    let target: Box<dyn io::Write + Send> = match destination.file {
-        Some(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
-        None if destination.quiet => Box::new(io::sink()),
-        None => Box::new(io::stderr()),
-    };
-    let writer = LogWriter::start(target)?;
-    let (filter, handle) = reload::Layer::new(level(destination.verbose));
-    install(destination.format, filter, Lines(writer.queue().clone()));
+pub fn start(destination: &Destination, verbose: u8, format: Format) -> io::Result<LogGuard> {
+    let writer = LogWriter::start(destination.open()?)?;
+    let (filter, handle) = reload::Layer::new(level(verbose));
+    install(format, filter, Lines(writer.queue().clone()));
     let verbosity = Verbosity(handle);
     Ok(LogGuard { writer, verbosity })
 }
@@ -116,16 +115,20 @@ impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0)
+        Line(&self.0, Level::INFO)
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line<'a> {
+        Line(&self.0, *event.level())
     }
 }
 
 /// Takes one whole line.
-struct Line<'a>(&'a LogQueue);
+struct Line<'a>(&'a LogQueue, Level);
 
 impl io::Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(line);
+        self.0.push(self.1, line);
         Ok(line.len())
     }
 

@@ -7,12 +7,13 @@ use tokio::sync::mpsc;
 
 use super::hba;
 use super::life::{load_user_list, verbosity};
-use super::log::Verbosity;
+use super::log::{self, Verbosity};
 use crate::admin::{self, ShutdownMode};
 use crate::config::Config;
 use crate::http::Reloads;
 use crate::net::tls::{Tls, TlsFault};
 use crate::pool::Bouncer;
+use crate::process::LogQueue;
 
 /// Something the main loop is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,20 @@ pub struct Process {
     bouncer: Arc<Bouncer>,
     actions: mpsc::UnboundedSender<Action>,
     reloads: Reloads,
-    /// How much is logged, and what the command line says about it.
-    verbosity: Option<(Verbosity, u8)>,
+    log: Option<Logging>,
+}
+
+/// The log, and what the command line says about it.
+#[derive(Debug)]
+pub struct Logging {
+    /// How much is logged.
+    pub verbosity: Verbosity,
+    /// `-v`, counted.
+    pub verbose: u8,
+    /// `-q` or `-d`.
+    pub quiet: bool,
+    /// Where lines go in.
+    pub queue: Arc<LogQueue>,
 }
 
 impl admin::Process for Process {
@@ -72,14 +85,28 @@ impl Process {
             bouncer,
             actions,
             reloads,
-            verbosity: None,
+            log: None,
         }
     }
 
-    /// `verbose` acts on this log; `command_line` counts where it is not set.
-    pub fn logging(self, log: Verbosity, command_line: u8) -> Process {
-        let verbosity = Some((log, command_line));
-        Process { verbosity, ..self }
+    /// The settings of the log act on this one.
+    pub fn logging(self, log: Logging) -> Process {
+        let log = Some(log);
+        Process { log, ..self }
+    }
+
+    /// Opens the log anew: its file may have been renamed, or be another one
+    /// from now on. If it cannot be opened, lines go where they went.
+    fn reopen_log(&self) {
+        let Some(log) = &self.log else {
+            return;
+        };
+        let destination = log::destination(&self.bouncer.config(), log.quiet);
+        match destination.open().map(|target| log.queue.redirect(target)) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("the log is stuck, it was not opened anew"),
+            Err(error) => tracing::error!("could not open the log anew: {error}"),
+        }
     }
 
     /// Reads the configuration again and takes it over. On an error the
@@ -121,6 +148,7 @@ impl Process {
             self.bouncer.set_hba_rules(rules);
         }
         self.show_settings();
+        self.reopen_log();
         self.apply_tls().map_err(|fault| {
             tracing::error!("{fault}");
             String::from("TLS configuration could not be reloaded, keeping old configuration")
@@ -142,8 +170,9 @@ impl Process {
     }
 
     fn show_settings(&self) {
-        if let Some((log, command_line)) = &self.verbosity {
-            log.set(verbosity(*command_line, &self.bouncer.config()));
+        if let Some(log) = &self.log {
+            let verbose = verbosity(log.verbose, &self.bouncer.config());
+            log.verbosity.set(verbose);
         }
     }
 

@@ -1,12 +1,15 @@
 //! Lines on their way to the log.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tracing::Level;
+
+use super::log_targets::LogTarget;
 
 /// Lines that wait to be written, at most.
 const MAX_WAITING_LINES: usize = 10_000;
@@ -21,7 +24,9 @@ const LAST_LINES_LIMIT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 enum Entry {
-    Line(Box<[u8]>),
+    Line(Level, Box<[u8]>),
+    /// From here on lines go there.
+    Target(Box<dyn LogTarget>),
     /// Somebody waits until the lines before it are written.
     Mark(oneshot::Sender<()>),
     End,
@@ -37,10 +42,17 @@ pub struct LogQueue {
 
 impl LogQueue {
     /// Adds a line, its end included.
-    pub fn push(&self, line: &[u8]) {
-        if self.entries.try_send(Entry::Line(line.into())).is_err() {
+    pub fn push(&self, level: Level, line: &[u8]) {
+        let entry = Entry::Line(level, line.into());
+        if self.entries.try_send(entry).is_err() {
             self.count_dropped();
         }
+    }
+
+    /// Lines that are added from now on go to `target`. False if there is no
+    /// room to say so.
+    pub fn redirect(&self, target: Box<dyn LogTarget>) -> bool {
+        self.entries.try_send(Entry::Target(target)).is_ok()
     }
 
     /// Waits until every line that was added before is written, 100 ms at
@@ -78,7 +90,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// The thread could not be had.
-    pub fn start(target: Box<dyn Write + Send>) -> io::Result<LogWriter> {
+    pub fn start(target: Box<dyn LogTarget>) -> io::Result<LogWriter> {
         let (entries, waiting) = mpsc::sync_channel(MAX_WAITING_LINES);
         let (end, ended) = mpsc::channel();
         let queue = Arc::new(LogQueue {
@@ -114,14 +126,15 @@ impl Drop for LogWriter {
     }
 }
 
-fn write_all(waiting: &Receiver<Entry>, mut target: Box<dyn Write + Send>, counts: &LogQueue) {
+fn write_all(waiting: &Receiver<Entry>, mut target: Box<dyn LogTarget>, counts: &LogQueue) {
     for entry in waiting {
         match entry {
-            Entry::Line(line) => {
-                if target.write_all(&line).is_err() {
+            Entry::Line(level, line) => {
+                if target.write(level, &line).is_err() {
                     counts.count_dropped();
                 }
             }
+            Entry::Target(other) => target = other,
             // Who waited may have gone on.
             Entry::Mark(mark) => drop(mark.send(())),
             Entry::End => return,
@@ -144,13 +157,9 @@ mod tests {
         }
     }
 
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.bytes().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
+    impl LogTarget for Page {
+        fn write(&mut self, _: Level, line: &[u8]) -> io::Result<()> {
+            self.bytes().extend_from_slice(line);
             Ok(())
         }
     }
@@ -165,7 +174,7 @@ mod tests {
     async fn a_line_is_written_before_who_waits_for_it_goes_on() {
         let (writer, page) = started();
         for round in 1..=100 {
-            writer.queue().push(b"line\n");
+            writer.queue().push(Level::INFO, b"line\n");
             writer.queue().written().await;
             assert_eq!(page.bytes().len(), round * 5);
         }
@@ -177,7 +186,7 @@ mod tests {
         let hanging = page.bytes();
         // The thread has one of them in its hands.
         for _ in 0..MAX_WAITING_LINES + 3 {
-            writer.queue().push(b"line\n");
+            writer.queue().push(Level::INFO, b"line\n");
         }
         let dropped = writer.queue().dropped_lines();
         assert!((2..=3).contains(&dropped), "{dropped}");
@@ -190,9 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn lines_go_where_the_last_redirection_says() {
+        let (writer, first) = started();
+        let second = Page::default();
+        writer.queue().push(Level::INFO, b"one\n");
+        assert!(writer.queue().redirect(Box::new(second.clone())));
+        writer.queue().push(Level::INFO, b"two\n");
+        drop(writer);
+        assert_eq!(
+            (&first.bytes()[..], &second.bytes()[..]),
+            (&b"one\n"[..], &b"two\n"[..])
+        );
+    }
+
+    #[test]
     fn what_waits_is_written_at_the_end() {
         let (writer, page) = started();
-        (0..1000).for_each(|_| writer.queue().push(b"line\n"));
+        (0..1000).for_each(|_| writer.queue().push(Level::INFO, b"line\n"));
         drop(writer);
         assert_eq!(page.bytes().len(), 5000);
     }

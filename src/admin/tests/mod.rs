@@ -23,7 +23,7 @@ use crate::client::{ConsoleClient, Socket};
 use crate::config::Config;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::{Bouncer, CancelKey, Client, Database, NewClient};
-use crate::process::{LogQueue, LogWriter};
+use crate::process::{Destination, LogQueue, LogWriter};
 use crate::wire::backend;
 
 /// No test takes that long unless something hangs.
@@ -66,7 +66,11 @@ impl Process for Recorder {
 
 /// A log that keeps nothing.
 fn log() -> Arc<LogQueue> {
-    let writer = LogWriter::start(Box::new(std::io::sink()));
+    let nowhere = Destination {
+        quiet: true,
+        ..Destination::default()
+    };
+    let writer = LogWriter::start(nowhere.open().expect("nothing to open"));
     writer.expect("a thread").queue().clone()
 }
 
