@@ -23,6 +23,8 @@ mod pool;
 mod prepare;
 mod prepared;
 mod secrets;
+
+mod service_manager;
 mod sql_prepared;
 mod startup;
 mod suspend;

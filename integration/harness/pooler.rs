@@ -8,7 +8,7 @@ use super::{becomes, eventually};
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 
 /// What the ini file and the user list hold.
 #[derive(Debug, Clone)]
@@ -345,6 +345,18 @@ impl<'a> Pooler<'a> {
 
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
+    }
+
+    /// Starts the process again with the same files, without waiting for it.
+    pub(crate) fn start_again(&mut self, command: impl FnOnce(&Path) -> Command) {
+        let log = std::fs::File::options().append(true).open(self.log_path());
+        let log = log.expect("our own folder");
+        let mut command = command(&self.folder.path().join("pgbouncer.ini"));
+        command.current_dir(self.folder.path());
+        command
+            .stdout(log.try_clone().expect("an open file"))
+            .stderr(log);
+        self.child = Some(process::spawn(command));
     }
 
     /// All it has logged.

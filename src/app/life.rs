@@ -258,7 +258,7 @@ impl Life {
         .map_err(|error| format!("cannot start workers: {error}"))?;
         self.control.spawn(sweep(self.bouncer.clone()));
         self.control
-            .spawn(log_statistics(self.bouncer.clone(), self.console.clone()));
+            .spawn(log_statistics(self.process.clone(), self.console.clone()));
         let front = balancer.map(HttpFront::start).transpose();
         let front = front.map_err(|error| format!("cannot start the balancer: {error}"))?;
         tracing::info!(
@@ -267,6 +267,7 @@ impl Life {
             env!("CARGO_PKG_VERSION")
         );
         self.monitoring.readiness.set_ready();
+        self.process.manager.ready();
         let ended = self
             .control
             .block_on(self.wait(signals, inbox, &pooler, front.as_ref()));
@@ -306,6 +307,7 @@ impl Life {
                     return Err("suspend was in progress, going down immediately");
                 }
                 self.monitoring.readiness.set_not_ready("shutting down");
+                self.process.manager.stopping();
                 front.inspect(|front| front.drain());
                 ending = Some(mode);
             }
@@ -419,7 +421,8 @@ async fn sweep(bouncer: Arc<Bouncer>) {
 }
 
 /// The statistics line, each `stats_period`; its interval is fixed at start.
-async fn log_statistics(bouncer: Arc<Bouncer>, console: Arc<Console>) {
+async fn log_statistics(process: Arc<Process>, console: Arc<Console>) {
+    let bouncer = process.bouncer();
     let period = u64::try_from(bouncer.config().pgbouncer.stats_period).unwrap_or(60);
     let mut tick = tokio::time::interval(Duration::from_secs(period.max(1)));
     tick.tick().await;
@@ -429,6 +432,8 @@ async fn log_statistics(bouncer: Arc<Bouncer>, console: Arc<Console>) {
         if bouncer.config().pgbouncer.log_stats {
             tracing::info!("{line}");
         }
+        // PgBouncer writes there what it means by "us".
+        process.manager.status(&line.replace(" us", " μs"));
     }
 }
 
@@ -462,9 +467,11 @@ impl Process {
         match signal {
             Signal::Hangup => {
                 tracing::info!("got SIGHUP, re-reading config");
+                self.manager.reloading();
                 if let Err(error) = self.reload_config() {
                     tracing::error!("{error}");
                 }
+                self.manager.ready();
                 None
             }
             Signal::Terminate if ending => fast_exit("SIGTERM"),

@@ -1,6 +1,7 @@
 //! The pooler's threads: one runtime for each worker.
 
 use std::net::SocketAddr;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,10 +12,10 @@ use crate::client::{LoginPolicy, OnConsole, Worker};
 use crate::config::Config;
 use crate::gateway::Queries;
 use crate::net::{
-    Acceptor, ListenError, SocketOptions, tcp_addresses, tcp_listener, unix_listener,
+    Acceptor, ListenError, Listener, SocketOptions, tcp_addresses, tcp_listener, unix_listener,
 };
 use crate::pool::Bouncer;
-use crate::process::LogQueue;
+use crate::process::{LogQueue, passed_sockets};
 
 /// On machines with at most this many cores one worker leaves the rest to
 /// PostgreSQL.
@@ -32,30 +33,35 @@ pub fn worker_count(config: &Config, as_pgbouncer: bool) -> usize {
     }
 }
 
+/// PgBouncer's default of `unix_socket_dir`: nobody has asked for that one.
+const DEFAULT_SOCKET_DIR: &str = "/tmp";
+
 /// Listening sockets before any thread runs: what cannot be had is known at
 /// once.
 pub struct Listeners {
     tcp: Vec<Vec<std::net::TcpListener>>,
-    unix: Option<std::os::unix::net::UnixListener>,
+    unix: Vec<std::os::unix::net::UnixListener>,
     addresses: Vec<String>,
 }
 
 impl Listeners {
-    /// Opens every TCP address once for each worker, and the Unix socket.
+    /// Takes what the service manager passes, else opens every TCP address once for each worker, and the Unix socket.
     ///
     /// # Errors
     /// One line that says why there is nothing to listen on.
     pub fn open(config: &Config, workers: usize) -> Result<Listeners, String> {
         let settings = &config.pgbouncer;
+        let passed = passed_sockets();
+        let passed =
+            passed.map_err(|error| format!("sockets passed from service manager: {error}"))?;
+        if !passed.is_empty() {
+            return Listeners::passed(config, workers, passed);
+        }
         let port = u16::try_from(settings.listen_port)
             .map_err(|_| format!("listen_port {} is not a port", settings.listen_port))?;
         let addresses =
             tcp_addresses(&settings.listen_addr, port).map_err(|error| error.to_string())?;
-        let mut listeners = Listeners {
-            tcp: (0..workers).map(|_| Vec::new()).collect(),
-            unix: None,
-            addresses: Vec::new(),
-        };
+        let mut listeners = Listeners::none(workers);
         for &address in &addresses {
             match listeners.open_tcp(address, config) {
                 Ok(()) => listeners.addresses.push(address.to_string()),
@@ -71,6 +77,47 @@ impl Listeners {
         listeners.open_unix(config, port)?;
         if listeners.addresses.is_empty() {
             return Err("nowhere to listen on".into());
+        }
+        Ok(listeners)
+    }
+
+    fn none(workers: usize) -> Listeners {
+        Listeners {
+            tcp: (0..workers).map(|_| Vec::new()).collect(),
+            unix: Vec::new(),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// Listens on what systemd has opened, and on nothing else.
+    fn passed(
+        config: &Config,
+        workers: usize,
+        passed: Vec<(RawFd, OwnedFd)>,
+    ) -> Result<Listeners, String> {
+        let settings = &config.pgbouncer;
+        if !settings.listen_addr.is_empty() {
+            tracing::warn!("sockets passed from service manager, cf_listen_addr ignored");
+        }
+        if !["", DEFAULT_SOCKET_DIR].contains(&settings.unix_socket_dir.as_str()) {
+            tracing::warn!("sockets passed from service manager, cf_unix_socket_dir ignored");
+        }
+        let mut listeners = Listeners::none(workers);
+        for (number, socket) in passed {
+            let failed = |error| {
+                format!(
+                    "failed to set up socket passed from service manager (fd {number}): {error}"
+                )
+            };
+            match Listener::of(socket).map_err(failed)? {
+                Listener::Unix(listener) => listeners.unix.push(listener),
+                Listener::Tcp(listener) => {
+                    for worker in &mut listeners.tcp {
+                        worker.push(listener.try_clone().map_err(failed)?);
+                    }
+                }
+            }
+            tracing::info!("socket passed from service manager (fd {number})");
         }
         Ok(listeners)
     }
@@ -109,7 +156,7 @@ impl Listeners {
             tracing::error!("{error}");
             String::from("failed to create unix socket")
         })?;
-        self.unix = Some(listener);
+        self.unix.push(listener);
         self.addresses.push(format!("unix:{}", path.display()));
         Ok(())
     }
@@ -155,7 +202,7 @@ impl Pooler {
             // One worker has the Unix socket: local clients are few.
             let sockets = Sockets {
                 tcp,
-                unix: unix.take(),
+                unix: std::mem::take(&mut unix),
                 options: bouncer.socket_options(),
             };
             pooler.spawn(worker, sockets)?;
@@ -211,7 +258,7 @@ impl Pooler {
 
 struct Sockets {
     tcp: Vec<std::net::TcpListener>,
-    unix: Option<std::os::unix::net::UnixListener>,
+    unix: Vec<std::os::unix::net::UnixListener>,
     options: SocketOptions,
 }
 
@@ -222,7 +269,7 @@ impl Sockets {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             acceptors.push(Acceptor::Tcp(listener, self.options));
         }
-        if let Some(listener) = self.unix {
+        for listener in self.unix {
             let listener = tokio::net::UnixListener::from_std(listener)?;
             acceptors.push(Acceptor::Unix(listener));
         }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::http::Reloads;
 use crate::net::tls::{Tls, TlsFault};
 use crate::pool::Bouncer;
-use crate::process::LogQueue;
+use crate::process::{LogQueue, Notifier};
 
 /// Something the main loop is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Process {
     actions: mpsc::UnboundedSender<Action>,
     reloads: Reloads,
     log: Option<Logging>,
+    /// The service manager.
+    pub(super) manager: Notifier,
 }
 
 /// The log, and what the command line says about it.
@@ -86,6 +88,7 @@ impl Process {
             actions,
             reloads,
             log: None,
+            manager: Notifier::from_environment(),
         }
     }
 
@@ -174,6 +177,11 @@ impl Process {
             let verbose = verbosity(log.verbose, &self.bouncer.config());
             log.verbosity.set(verbose);
         }
+    }
+
+    /// The pooler.
+    pub fn bouncer(&self) -> &Arc<Bouncer> {
+        &self.bouncer
     }
 
     /// SIGUSR1.

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -142,6 +144,43 @@ pub fn unix_listener(
     })
 }
 
+/// A listening socket that another process has made.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Unix domain.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listener {
+    /// Takes it over, whatever it is.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is no listening stream socket.
+    pub fn of(socket: OwnedFd) -> io::Result<Listener> {
+        let other = || io::Error::new(io::ErrorKind::InvalidInput, "not a listening socket");
+        let is_stream = sockopt::socket_type(&socket)? == SocketType::STREAM;
+        if !is_stream || !sockopt::socket_acceptconn(&socket)? {
+            return Err(other());
+        }
+        let listener = match sockopt::socket_domain(&socket)? {
+            AddressFamily::UNIX => {
+                let listener = std::os::unix::net::UnixListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Listener::Unix(listener)
+            }
+            AddressFamily::INET | AddressFamily::INET6 => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Listener::Tcp(listener)
+            }
+            _ => return Err(other()),
+        };
+        Ok(listener)
+    }
+}
+
 /// A listening socket that hands out streams.
 #[derive(Debug)]
 pub enum Acceptor {
@@ -180,6 +219,18 @@ mod tests {
         let both = tcp_addresses("*", 6432).expect("no resolver needed");
         assert_eq!(both.len(), 2);
         assert_eq!(tcp_addresses(" , ", 6432).expect("nothing to resolve"), []);
+    }
+
+    #[test]
+    fn only_a_listening_stream_is_taken_over() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        assert!(matches!(
+            Listener::of(listener.into()),
+            Ok(Listener::Tcp(_))
+        ));
+        let (connected, _) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let error = Listener::of(connected.into()).expect_err("no listener");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -12,4 +12,5 @@ pub use identity::{IdentityError, daemonise, is_root, switch_user};
 pub use log_queue::{LogQueue, LogWriter};
 pub use log_targets::{Destination, LogTarget};
 pub use pid_file::{PidFile, PidFileError};
+pub use service_manager::{Notifier, passed_sockets};
 pub use signals::{Signal, Signals};
