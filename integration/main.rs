@@ -22,8 +22,8 @@ mod outdated;
 mod pool;
 mod prepare;
 mod prepared;
+mod restart;
 mod secrets;
-
 mod service_manager;
 mod sql_prepared;
 mod startup;

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["pool", "gateway"],
     &["server", "process"],
     &["net", "auth"],
-    &["wire", "config", "stats"],
+    &["wire", "config", "stats", "handover"],
 ];
 
 /// Lines of a source file, tests included; a table may be longer.

@@ -15,6 +15,7 @@
 //!   2   server       process             one logged-in PostgreSQL connection; signals, pid file, daemon
 //!   1   net          auth                sockets, TLS, DNS; who may log in (exchanges without I/O)
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
+//!       handover                         what one process tells the next
 //! ```
 
 pub mod admin;
@@ -26,6 +27,7 @@ pub mod config;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 pub mod gateway;
+pub mod handover;
 pub mod http;
 pub mod net;
 pub mod pool;

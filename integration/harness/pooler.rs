@@ -349,6 +349,18 @@ impl<'a> Pooler<'a> {
 
     /// Starts the process again with the same files, without waiting for it.
     pub(crate) fn start_again(&mut self, command: impl FnOnce(&Path) -> Command) {
+        self.child = Some(self.another(command));
+    }
+
+    /// Starts another process with the same files, which is the pooler from now
+    /// on; answers the one before it.
+    pub(crate) fn start_beside(&mut self, command: impl FnOnce(&Path) -> Command) -> Child {
+        let old = self.child.take();
+        self.child = Some(self.another(command));
+        old.expect("there is one before it")
+    }
+
+    fn another(&self, command: impl FnOnce(&Path) -> Command) -> Child {
         let log = std::fs::File::options().append(true).open(self.log_path());
         let log = log.expect("our own folder");
         let mut command = command(&self.folder.path().join("pgbouncer.ini"));
@@ -356,7 +368,16 @@ impl<'a> Pooler<'a> {
         command
             .stdout(log.try_clone().expect("an open file"))
             .stderr(log);
-        self.child = Some(process::spawn(command));
+        process::spawn(command)
+    }
+
+    /// libpq's parameters for alice at the entry `db`.
+    pub(crate) fn bench_conninfo(&self) -> String {
+        format!(
+            "host=127.0.0.1 port={} user=alice password={} dbname=db",
+            self.address().port(),
+            password_of("alice")
+        )
     }
 
     /// All it has logged.

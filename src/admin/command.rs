@@ -35,6 +35,8 @@ pub enum Outcome {
     Done(Cow<'static, str>),
     /// It is done when this is over; its tag.
     When(&'static str, Wait),
+    /// SHOW: rows that clients have to be asked for.
+    Tell(show::Telling),
     /// The process ends; nothing is answered.
     Exit,
 }

@@ -11,8 +11,9 @@ use super::process::Process;
 use super::session::Session;
 use super::statistics::{PoolTotals, Statistics};
 use super::visitor::Visitor;
+use crate::auth;
 use crate::client::ConsoleClient;
-use crate::pool::{Bouncer, Totals};
+use crate::pool::{Bouncer, CONSOLE, CancelKey, Totals};
 use crate::process::LogQueue;
 use crate::stats::Micros;
 
@@ -87,10 +88,17 @@ impl Console {
     pub async fn serve(self: Arc<Self>, client: ConsoleClient) {
         let stream = &client.channel.stream;
         let (address, local, cipher) = (stream.peer(), stream.local(), stream.cipher());
+        let uid = rustix::process::geteuid().as_raw();
+        let own = client.user == CONSOLE && cipher.is_none() && stream.peer_uid() == Some(uid);
+        let mut key = CancelKey::default();
+        auth::os_random(&mut key);
+        // The first half is shown as a process id, which is positive.
+        key[0] &= 0x7f;
         let visitor = Visitor::new(
             (client.id, client.connected_at),
-            (client.user, client.admin),
+            (client.user, client.admin, own),
             (address, local, cipher),
+            key,
         );
         self.logins.fetch_add(1, Ordering::Relaxed);
         match client.channel.rehome() {

@@ -41,8 +41,9 @@ pub fn console(data: &[u8]) {
     let user = if admin { "ad" } else { "st" };
     let visitor = Visitor::new(
         (1, console.now()),
-        (user.to_owned(), admin),
+        (user.to_owned(), admin, false),
         (local, local, None),
+        Default::default(),
     );
     for query in queries.split(|&byte| byte == 0).take(QUERIES) {
         let query = String::from_utf8_lossy(query);
@@ -56,6 +57,7 @@ pub fn console(data: &[u8]) {
                 wait.cancel(&console);
                 backend::put_command_complete(&mut out, tag);
             }
+            Ok(Outcome::Tell(_)) => assert!(admin, "descriptors to a guest"),
             Ok(Outcome::Exit) => assert!(admin, "the end by a guest"),
             Err(fault) => {
                 let text = fault.text();

@@ -1,6 +1,7 @@
 //! One client of the console, from its welcome to its end.
 
 use std::borrow::Cow;
+use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,12 @@ use tokio::time::timeout;
 use super::command::{self, Outcome};
 use super::console::Console;
 use super::fault::Fault;
-use super::show::VERSION;
+use super::show::{Teller, Telling, VERSION};
 use super::visitor::Visitor;
 use super::wait::Wait;
 use crate::client::Socket;
 use crate::net::{Channel, Received};
-use crate::pool::{CONSOLE, CancelKey};
+use crate::pool::{CONSOLE, Calm, CancelKey};
 use crate::wire::frame::{HEADER_LEN, cstr};
 use crate::wire::{Header, backend, frontend};
 
@@ -27,6 +28,12 @@ const MAX_QUERY_LEN: usize = 16 * 1024;
 
 /// How often a waiting command looks whether it is done.
 const WAIT_TICK: Duration = Duration::from_millis(20);
+
+/// How long SHOW FDS and SHOW HANDOVER may take.
+const TELL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long it may take to give up what another process goes on with.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a client may take to read its last message.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
@@ -208,7 +215,11 @@ impl Session {
                 self.entry.visitor.set_waits_since(None);
                 ended?.map(|()| tag.into())
             }
-            Ok(Outcome::Exit) => return Err(End::Left("shutdown")),
+            Ok(Outcome::Tell(telling)) => Ok(self.tell(telling, out).await?),
+            Ok(Outcome::Exit) => {
+                self.outlive_handover().await;
+                return Err(End::Left("shutdown"));
+            }
             Err(fault) => Err(fault),
         };
         match done {
@@ -240,11 +251,79 @@ impl Session {
         }
     }
 
+    /// Shows what clients have to be asked for. What stands still for SUSPEND
+    /// goes with its descriptor to a process of the same user.
+    async fn tell(
+        &mut self,
+        telling: Telling,
+        out: &mut BytesMut,
+    ) -> Result<Cow<'static, str>, End> {
+        self.send(out).await?;
+        let Entry { console, visitor } = &self.entry;
+        let console = console.clone();
+        let whole = visitor.own && console.bouncer.suspension.wanted() == Calm::Still;
+        let mut rows = Rows {
+            channel: &mut self.channel,
+            with_descriptors: whole,
+        };
+        let told = timeout(TELL_LIMIT, async {
+            match telling {
+                Telling::Descriptors => console.tell_descriptors(&mut rows, whole).await,
+                Telling::Handover => console.tell_handover(&mut rows).await,
+            }
+        });
+        match told.await {
+            Ok(Ok(())) => {
+                if whole && telling == Telling::Descriptors {
+                    console.bouncer.set_handed_over(true);
+                }
+                Ok("SHOW".into())
+            }
+            Ok(Err(_)) => Err(End::Left("client unexpected eof")),
+            Err(_) => Err(End::Left("client does not read its answers")),
+        }
+    }
+
+    /// The process that goes on with everything takes the end of the
+    /// connection for the sign that it may.
+    async fn outlive_handover(&self) {
+        let bouncer = &self.entry.console.bouncer;
+        let given_up = async {
+            while bouncer.is_handed_over() {
+                tokio::time::sleep(WAIT_TICK).await;
+            }
+        };
+        if timeout(RELEASE_LIMIT, given_up).await.is_err() {
+            tracing::warn!("the sockets were not given up in time");
+        }
+    }
+
     fn put_fault(&self, fault: &Fault, out: &mut BytesMut) {
         let text = fault.text();
         tracing::error!("{text}");
         report(&self.entry.console, &self.entry.visitor, &text);
         backend::put_error(out, "ERROR", fault.sqlstate(), &text);
+    }
+}
+
+/// Sends the rows that are told.
+struct Rows<'a> {
+    channel: &'a mut Channel,
+    with_descriptors: bool,
+}
+
+impl Teller for Rows<'_> {
+    async fn row(
+        &mut self,
+        row: BytesMut,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> std::io::Result<()> {
+        match descriptor {
+            Some(descriptor) if self.with_descriptors => {
+                self.channel.stream.send_with(&row, descriptor).await
+            }
+            _ => self.channel.write_all(&row).await,
+        }
     }
 }
 

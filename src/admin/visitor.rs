@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::auth;
 use crate::net::Address;
 use crate::net::tls::Cipher;
 use crate::pool::CancelKey;
@@ -23,6 +22,9 @@ pub struct Visitor {
     pub user: String,
     /// May change things, not only look.
     pub admin: bool,
+    /// It is a process of the same OS user, on the Unix socket: it may have
+    /// descriptors.
+    pub own: bool,
     /// Its end.
     pub address: Address,
     /// Our end.
@@ -45,17 +47,15 @@ impl Visitor {
     /// A connection that has just logged in.
     pub fn new(
         (id, connected_at): (u64, Micros),
-        (user, admin): (String, bool),
+        (user, admin, own): (String, bool, bool),
         (address, local, cipher): (Address, Address, Option<Cipher>),
+        key: CancelKey,
     ) -> Visitor {
-        let mut key = CancelKey::default();
-        auth::os_random(&mut key);
-        // The first half is shown as a process id, which is positive.
-        key[0] &= 0x7f;
         Visitor {
             id,
             user,
             admin,
+            own,
             address,
             local,
             cipher,

@@ -195,16 +195,13 @@ fn pgbouncer(arguments: &[OsString]) -> ExitCode {
         hint(arguments);
         return ExitCode::FAILURE;
     };
-    if parsed.reboot {
-        eprintln!("-R (online restart) is not supported yet: stop the running process first");
-        return ExitCode::FAILURE;
-    }
     life::run(Start {
         config,
         verbose: parsed.verbose,
         quiet: parsed.quiet,
         daemon: parsed.daemon,
         user: parsed.user,
+        reboot: parsed.reboot,
         whole: false,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -15,6 +15,7 @@ use super::memory;
 use super::monitoring::Monitoring;
 use super::pooler::{Listeners, Pooler, worker_count};
 use super::process::{Action, Logging, Process};
+use super::takeover::{self, Inheritance};
 use crate::admin::{Console, ShutdownMode, VERSION};
 use crate::auth::{self, ScramSettings, UserList};
 use crate::balancer::Balancer;
@@ -31,6 +32,18 @@ use crate::process::{self, LogQueue, PidFile, Signal, Signals};
 /// told to stop. PgBouncer, and pgweir called as PgBouncer, wait for ever.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long the admin port may stay with the process before this one.
+const ADMIN_PORT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Time between two tries to open it.
+const ADMIN_PORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long clients may take to go that are handed over.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Time between two looks at it.
+const LEAVE_PAUSE: Duration = Duration::from_millis(1);
+
 /// What the command line asked for.
 #[derive(Debug, Default)]
 pub struct Start {
@@ -44,6 +57,8 @@ pub struct Start {
     pub daemon: bool,
     /// `-u`.
     pub user: Option<String>,
+    /// `-R`.
+    pub reboot: bool,
     /// Everything the file configures, not the pooler alone.
     pub whole: bool,
 }
@@ -78,7 +93,7 @@ pub fn run(start: Start) -> ExitCode {
 struct Ready {
     config: Config,
     tls: Tls,
-    _pid_file: Option<PidFile>,
+    pid_file: Arc<Mutex<Option<PidFile>>>,
     /// Last, so that everything before it can still log its end.
     log: LogGuard,
 }
@@ -112,16 +127,21 @@ fn prepare_process(start: &Start) -> Result<Ready, String> {
     for warning in loaded.warnings.iter().chain(&tls_notes) {
         tracing::warn!("{warning}");
     }
-    let pid_file = match settings.pidfile.as_str() {
-        "" => None,
-        path => Some(PidFile::write(Path::new(path)).map_err(|error| error.to_string())?),
+    let pid_file = match pid_file(&config).filter(|_| !start.reboot) {
+        None => None,
+        Some(path) => Some(PidFile::write(path).map_err(|error| error.to_string())?),
     };
     Ok(Ready {
         config,
         tls,
-        _pid_file: pid_file,
+        pid_file: Arc::new(Mutex::new(pid_file)),
         log,
     })
+}
+
+fn pid_file(config: &Config) -> Option<&Path> {
+    let path = config.pgbouncer.pidfile.as_str();
+    (!path.is_empty()).then(|| Path::new(path))
 }
 
 /// Reads the files of the TLS settings. What is wrong with one is told with
@@ -176,7 +196,39 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     if let Some(rules) = hba::load(&config) {
         bouncer.set_hba_rules(rules);
     }
-    let monitoring = Monitoring::open(&config, &control)?;
+    let taken = match start.reboot {
+        true => {
+            tracing::warn!("Online restart is deprecated, use so_reuseport instead");
+            takeover::begin(&config, &bouncer)?
+        }
+        false => None,
+    };
+    let (listeners, inheritance) = match taken {
+        Some((old, mut inheritance)) => {
+            let sockets = std::mem::take(&mut inheritance.listeners);
+            let listeners = Listeners::inherited(&config, workers, sockets)?;
+            tracing::info!("sending SHUTDOWN;");
+            // From here on nobody else has the connections.
+            let ended = old.shut_down(pid_file(&config));
+            ended.unwrap_or_else(|error| tracing::error!("{error}"));
+            tracing::info!("old process killed, resuming work");
+            (Some(listeners), inheritance)
+        }
+        None => (None, Inheritance::default()),
+    };
+    if start.reboot
+        && let Some(path) = pid_file(&config)
+    {
+        match (PidFile::write(path), &listeners) {
+            (Ok(file), _) => *lock(&ready.pid_file) = Some(file),
+            (Err(error), None) => return Err(error.to_string()),
+            (Err(error), Some(_)) => tracing::error!("{error}"),
+        }
+    }
+    let monitoring = match listeners.is_some() {
+        true => open_late(&config, &control),
+        false => Monitoring::open(&config, &control)?,
+    };
     let (readiness, reloads) = (monitoring.readiness.clone(), monitoring.reloads.clone());
     let log = ready.log.queue().clone();
     let dropped_lines = {
@@ -205,9 +257,33 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
         bouncer,
         log,
         control,
+        pid_file: ready.pid_file.clone(),
         whole: start.whole,
     };
-    life.serve(&config, workers, signals, inbox)
+    life.serve(&config, workers, (listeners, inheritance), (signals, inbox))
+}
+
+/// The admin port, which the process before this one may still be closing.
+/// Clients are more than it: without it they are served too.
+fn open_late(config: &Config, control: &Runtime) -> Monitoring {
+    let deadline = Instant::now() + ADMIN_PORT_LIMIT;
+    loop {
+        match Monitoring::open(config, control) {
+            Ok(monitoring) => return monitoring,
+            Err(error) if Instant::now() >= deadline => {
+                tracing::error!("{error}");
+                let mut without = config.clone();
+                without.metrics.listen = None;
+                let monitoring = Monitoring::open(&without, control);
+                return monitoring.expect("there is no port to open");
+            }
+            Err(_) => std::thread::sleep(ADMIN_PORT_PAUSE),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Life {
@@ -217,6 +293,7 @@ struct Life {
     monitoring: Monitoring,
     log: Arc<LogQueue>,
     control: Runtime,
+    pid_file: Arc<Mutex<Option<PidFile>>>,
     whole: bool,
 }
 
@@ -225,8 +302,8 @@ impl Life {
         self,
         config: &Config,
         workers: usize,
-        mut signals: Signals,
-        inbox: mpsc::UnboundedReceiver<Action>,
+        (inherited, inheritance): (Option<Listeners>, Inheritance),
+        (mut signals, inbox): (Signals, mpsc::UnboundedReceiver<Action>),
     ) -> Result<(), String> {
         if self.whole
             && let Some(prepare) = &config.prepare
@@ -235,7 +312,10 @@ impl Life {
             return Ok(());
         }
         let balancer = self.bind_balancer(config)?;
-        let listeners = Listeners::open(config, workers)?;
+        let listeners = match inherited {
+            Some(listeners) => listeners,
+            None => Listeners::open(config, workers)?,
+        };
         for address in listeners.addresses() {
             tracing::info!("listening on {address}");
         }
@@ -249,6 +329,7 @@ impl Life {
         }
         let pooler = Pooler::start(
             listeners,
+            inheritance,
             &self.bouncer,
             &login,
             &on_console,
@@ -300,6 +381,16 @@ impl Life {
                 () = tokio::time::sleep(SWEEP_INTERVAL), if ending.is_some() => None,
             };
             if let Some(Action::ShutDown(mode)) = action {
+                if mode == ShutdownMode::Immediate && self.bouncer.is_handed_over() {
+                    self.hand_over(pooler).await;
+                    if self.bouncer.clients.is_empty() {
+                        return Ok("everything is handed over, exiting");
+                    }
+                    self.linger();
+                    ending = Some(ShutdownMode::WaitForClients);
+                    draining_since = Some(Instant::now());
+                    continue;
+                }
                 if mode == ShutdownMode::Immediate {
                     return Ok("exiting");
                 }
@@ -328,6 +419,33 @@ impl Life {
                 return Ok(ended);
             }
         }
+    }
+
+    /// Gives everything up that another process has been told of.
+    async fn hand_over(&self, pooler: &Pooler) {
+        self.monitoring.readiness.set_not_ready("handed over");
+        self.monitoring.give_up();
+        pooler.give_up_sockets();
+        self.bouncer.set_shutting_down();
+        self.bouncer.let_go();
+        let leave = async {
+            while self.bouncer.clients.iter().any(|it| it.has_left()) {
+                tokio::time::sleep(LEAVE_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(LEAVE_LIMIT, leave).await.is_err() {
+            tracing::warn!("clients that are handed over are still here");
+        }
+        // What another process waits for.
+        drop(lock(&self.pid_file).take());
+    }
+
+    /// What could not be handed over, TLS connections above all, is served here
+    /// until it ends.
+    fn linger(&self) {
+        let count = self.bouncer.clients.len();
+        tracing::info!("{count} clients could not be handed over and are served until they leave");
+        self.bouncer.resume_suspended();
     }
 
     /// Why the shutdown that began at `since` is complete, if it is.

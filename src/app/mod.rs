@@ -10,5 +10,6 @@ mod memory;
 mod monitoring;
 mod pooler;
 mod process;
+mod takeover;
 
 pub use cli::main;

@@ -53,6 +53,13 @@ impl Monitoring {
         registered.expect("every family has a name of its own");
     }
 
+    /// Begins to close the port, for the next process.
+    pub fn give_up(&self) {
+        if let Some((stop, _)) = &self.port {
+            stop.send_replace(true);
+        }
+    }
+
     /// Lets requests finish and closes the port.
     pub fn close(self, control: &Runtime) {
         if let Some((stop, served)) = self.port {

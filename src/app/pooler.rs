@@ -1,14 +1,16 @@
 //! The pooler's threads: one runtime for each worker.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::fd::{OwnedFd, RawFd};
-use std::path::Path;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
-use crate::client::{LoginPolicy, OnConsole, Worker};
+use super::takeover::Inheritance;
+use crate::client::{LoginPolicy, OnConsole, TakenClient, TakenServer, Worker};
 use crate::config::Config;
 use crate::gateway::Queries;
 use crate::net::{
@@ -42,6 +44,20 @@ pub struct Listeners {
     tcp: Vec<Vec<std::net::TcpListener>>,
     unix: Vec<std::os::unix::net::UnixListener>,
     addresses: Vec<String>,
+    /// The file of the Unix socket.
+    file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket; removed when this is dropped.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!("the file of the Unix socket is gone: {error}");
+        }
+    }
 }
 
 impl Listeners {
@@ -86,7 +102,61 @@ impl Listeners {
             tcp: (0..workers).map(|_| Vec::new()).collect(),
             unix: Vec::new(),
             addresses: Vec::new(),
+            file: None,
         }
+    }
+
+    /// Listens on what another process has listened on.
+    ///
+    /// # Errors
+    /// Something among it is no listening socket.
+    pub fn inherited(
+        config: &Config,
+        workers: usize,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Listeners, String> {
+        let mut listeners = Listeners::none(workers);
+        let mut tcp: BTreeMap<SocketAddr, Vec<std::net::TcpListener>> = BTreeMap::new();
+        for socket in sockets {
+            let address = Listener::address(&socket);
+            let listener =
+                Listener::of(socket).map_err(|error| format!("pooler socket: {error}"))?;
+            match (listener, address) {
+                (Listener::Tcp(listener), Some(address)) => {
+                    tcp.entry(address).or_default().push(listener);
+                }
+                (Listener::Tcp(_), None) => {}
+                (Listener::Unix(listener), _) => {
+                    let address = listener.local_addr().ok();
+                    let path = address.and_then(|it| it.as_pathname().map(Path::to_owned));
+                    let shown = path.clone().unwrap_or_default();
+                    tracing::info!("got pooler socket: unix:{}", shown.display());
+                    let own = config.pgbouncer.unix_socket_dir.as_str();
+                    listeners.file = path.filter(|it| it.starts_with(own)).map(SocketFile);
+                    listeners.unix.push(listener);
+                }
+            }
+        }
+        for (address, sockets) in tcp {
+            tracing::info!("got pooler socket: {address}");
+            // Whoever connects may be in the queue of any of them.
+            let first = sockets.len();
+            for (number, socket) in sockets.iter().enumerate() {
+                let copy = socket.try_clone().map_err(|error| error.to_string())?;
+                listeners.tcp[number % workers].push(copy);
+            }
+            for worker in listeners.tcp.iter_mut().skip(first) {
+                worker.push(sockets[0].try_clone().map_err(|error| error.to_string())?);
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// Other descriptors of all of them, for the next process.
+    fn copies(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let tcp = self.tcp.iter().flatten().map(|it| it.as_fd());
+        let all = tcp.chain(self.unix.iter().map(|it| it.as_fd()));
+        all.map(|it| it.try_clone_to_owned()).collect()
     }
 
     /// Listens on what systemd has opened, and on nothing else.
@@ -157,6 +227,7 @@ impl Listeners {
             String::from("failed to create unix socket")
         })?;
         self.unix.push(listener);
+        self.file = Some(SocketFile(path.clone()));
         self.addresses.push(format!("unix:{}", path.display()));
         Ok(())
     }
@@ -165,30 +236,49 @@ impl Listeners {
 /// The running workers.
 pub struct Pooler {
     stop: watch::Sender<bool>,
+    local: watch::Sender<bool>,
     quit: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    bouncer: Arc<Bouncer>,
+    file: Mutex<Option<SocketFile>>,
+}
+
+/// While this lives, statements of another process are known by their numbers.
+struct TakingOver(Arc<Bouncer>);
+
+impl Drop for TakingOver {
+    fn drop(&mut self) {
+        self.0.dictionary.taken_over();
+    }
 }
 
 impl Pooler {
-    /// Starts the workers.
+    /// Starts the workers, with what there is to go on with.
     ///
     /// # Errors
     /// A thread or a runtime could not be had.
     pub fn start(
         listeners: Listeners,
+        inheritance: Inheritance,
         bouncer: &Arc<Bouncer>,
         login: &Arc<LoginPolicy>,
         on_console: &Arc<OnConsole>,
         log: &Arc<LogQueue>,
         queries: Option<&Arc<Queries>>,
     ) -> std::io::Result<Pooler> {
-        let (stop, _) = watch::channel(false);
-        let (quit, _) = watch::channel(false);
+        *bouncer.sockets() = listeners.copies()?;
         let mut pooler = Pooler {
-            stop,
-            quit,
+            stop: watch::Sender::new(false),
+            local: watch::Sender::new(false),
+            quit: watch::Sender::new(false),
             threads: Vec::new(),
+            bouncer: bouncer.clone(),
+            file: Mutex::new(listeners.file),
         };
+        let taking_over = Arc::new(TakingOver(bouncer.clone()));
+        let count = listeners.tcp.len();
+        let mut clients = deal(inheritance.clients, count);
+        let mut servers = deal(inheritance.servers, count);
         let mut unix = listeners.unix;
         for (id, tcp) in listeners.tcp.into_iter().enumerate() {
             let worker = Worker::new(
@@ -205,7 +295,12 @@ impl Pooler {
                 unix: std::mem::take(&mut unix),
                 options: bouncer.socket_options(),
             };
-            pooler.spawn(worker, sockets)?;
+            let taken = (
+                std::mem::take(&mut clients[id]),
+                std::mem::take(&mut servers[id]),
+                taking_over.clone(),
+            );
+            pooler.spawn(worker, sockets, taken)?;
         }
         Ok(pooler)
     }
@@ -213,12 +308,23 @@ impl Pooler {
     /// Stops accepting from the network. The Unix socket stays until the end,
     /// for the console.
     pub fn stop_accepting(&self) {
+        self.bouncer.sockets().clear();
         self.stop.send_replace(true);
+    }
+
+    /// Gives up all listening sockets: another process has them.
+    pub fn give_up_sockets(&self) {
+        self.stop_accepting();
+        self.local.send_replace(true);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // The next process's now.
+        std::mem::forget(file.take());
     }
 
     /// Ends the workers and whatever clients they have.
     pub fn quit(self) {
-        self.stop.send_replace(true);
+        self.stop_accepting();
+        self.local.send_replace(true);
         self.quit.send_replace(true);
         for thread in self.threads {
             if thread.join().is_err() {
@@ -227,20 +333,36 @@ impl Pooler {
         }
     }
 
-    fn spawn(&mut self, worker: Arc<Worker>, sockets: Sockets) -> std::io::Result<()> {
+    fn spawn(
+        &mut self,
+        worker: Arc<Worker>,
+        sockets: Sockets,
+        (clients, servers, taking_over): Taken,
+    ) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (stop, mut quit) = (self.stop.subscribe(), self.quit.subscribe());
+        let (stop, local) = (self.stop.subscribe(), self.local.subscribe());
+        let mut quit = self.quit.subscribe();
         let name = format!("worker-{}", worker.id);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             runtime.block_on(async {
+                let lost = |error| tracing::error!("socket takeover failed: {error}");
+                for server in servers {
+                    server
+                        .enter(&worker.bouncer, worker.id)
+                        .unwrap_or_else(lost);
+                }
+                for client in clients {
+                    worker.take_over(client).unwrap_or_else(lost);
+                }
+                drop(taking_over);
                 match sockets.into_acceptors() {
                     Ok(acceptors) => {
                         for acceptor in acceptors {
                             let until = match acceptor {
                                 Acceptor::Tcp(..) => stop.clone(),
-                                Acceptor::Unix(_) => quit.clone(),
+                                Acceptor::Unix(_) => local.clone(),
                             };
                             tokio::spawn(worker.clone().accept(acceptor, until));
                         }
@@ -254,6 +376,18 @@ impl Pooler {
         self.threads.push(thread);
         Ok(())
     }
+}
+
+/// What one worker goes on with.
+type Taken = (Vec<TakenClient>, Vec<TakenServer>, Arc<TakingOver>);
+
+/// Deals these out, as many to each.
+fn deal<T>(these: Vec<T>, hands: usize) -> Vec<Vec<T>> {
+    let mut dealt: Vec<Vec<T>> = (0..hands).map(|_| Vec::new()).collect();
+    for (number, one) in these.into_iter().enumerate() {
+        dealt[number % hands].push(one);
+    }
+    dealt
 }
 
 struct Sockets {

@@ -69,8 +69,9 @@ impl Credential {
         self.passed_through.get()
     }
 
-    /// Remembers the keys a right proof revealed.
-    pub(super) fn pass_through(&self, keys: ScramKeys) {
+    /// Remembers the keys a right proof revealed, to this process or to the one
+    /// before it.
+    pub fn pass_through(&self, keys: ScramKeys) {
         // All right proofs against one verifier reveal the same keys.
         let _ = self.passed_through.set(keys);
     }

@@ -67,6 +67,15 @@ impl Secret {
         Secret::Plain(Plaintext::new(text))
     }
 
+    /// As it is stored, for the next process. Do not log it.
+    pub fn to_stored(&self) -> Vec<u8> {
+        match self {
+            Secret::Plain(password) => password.as_bytes().to_vec(),
+            Secret::Md5(hash) => hash.to_stored().to_vec(),
+            Secret::Scram(verifier) => verifier.to_stored().into_bytes(),
+        }
+    }
+
     /// A secret that nothing matches: a blanked user, or NULL from auth_query.
     pub fn none() -> Self {
         Secret::Plain(Plaintext::default())
@@ -91,6 +100,13 @@ mod tests {
         assert!(matches!(Secret::parse(&scram[..100]), Secret::Plain(_)));
         assert!(matches!(Secret::parse(b"md5"), Secret::Plain(_)));
         assert!(matches!(Secret::parse(b"foo"), Secret::Plain(_)));
+    }
+
+    #[test]
+    fn what_is_stored_is_read_as_the_same_secret() {
+        for text in [&b"md5ab8b744ff66bee42dc47bae34ca17959"[..], b"foo"] {
+            assert_eq!(Secret::parse(text).to_stored(), text);
+        }
     }
 
     #[test]

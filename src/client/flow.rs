@@ -9,11 +9,13 @@
 //!
 //! [`Server::is_reusable`]: crate::server::Server::is_reusable
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::Exchange;
 use crate::server::answers::{Meter, Owed};
 use crate::server::seeded::{Bug, planted};
+use crate::server::statements::Statement;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::{Header, Splice, backend, frontend};
 
@@ -25,6 +27,7 @@ use statements::Names;
 use step::{Fate, Step, observe};
 
 mod answered;
+mod foreign;
 mod script;
 mod statements;
 mod step;
@@ -129,6 +132,24 @@ impl Flow {
     /// be answered is told so.
     pub fn waited(&mut self, time: Duration) {
         self.outcome.waited = time;
+    }
+
+    /// The client's names for statements, for the next process; none if they
+    /// mean more than can be told.
+    pub fn hand_over(&self) -> Option<Vec<(Vec<u8>, Arc<Statement>)>> {
+        let names = self.statements.iter().flat_map(|all| all.iter());
+        let told: Vec<_> = names
+            .map(|(name, statement)| (name.to_vec(), statement.clone()))
+            .collect();
+        let simple = self.scripts.is_none() && told.iter().all(|(_, it)| it.script.is_none());
+        simple.then_some(told)
+    }
+
+    /// Names that the client has had in another process.
+    pub fn take_over(&mut self, names: impl IntoIterator<Item = (Vec<u8>, Arc<Statement>)>) {
+        for (name, statement) in names {
+            self.remember(&name, statement);
+        }
     }
 
     /// Nothing of the client's next message is known yet.
@@ -258,6 +279,16 @@ impl Flow {
 
     fn request(&mut self, step: &mut Step<'_, '_, impl Surroundings>) -> Result<Fate, ClientFault> {
         let tag = step.header.tag;
+        if let Some(foreign) = &mut step.server.foreign {
+            if foreign.may_ask(tag) {
+                foreign.ask(step.out.insert());
+            }
+            if foreign.has_asked() {
+                return Ok(Fate::Hold);
+            }
+            foreign.sent(tag);
+            return Ok(Fate::Pass);
+        }
         if step.server.answers.is_skipping() && tag != frontend::SYNC {
             return Ok(Fate::Discard);
         }

@@ -129,9 +129,24 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Enters a client that another process has let in; no limit is asked.
+    pub fn of(bouncer: &Arc<Bouncer>, client: &Arc<Client>, socket: Socket) -> Registration {
+        bouncer.clients.insert(client.key, client.clone());
+        Registration {
+            client: client.clone(),
+            bouncer: bouncer.clone(),
+            _places: Places {
+                _database: Place::take(&client.database, 0),
+                _user: Place::take(&client.user, 0),
+            },
+            _socket: socket,
+        }
+    }
+
     /// Writes the closing line.
     pub fn log_end(&self, end: &End) {
         let reason = match end {
+            End::HandedOver => return,
             End::Left(reason) | End::Lost(reason) | End::Fatal(reason) => reason,
             End::Refused { message, .. } => message.as_str(),
         };
@@ -749,7 +764,7 @@ fn name_with_host(name: &str, client: Address, own: Address) -> String {
     }
 }
 
-/// A key no client has, with a first byte that makes the process id positive.
+/// A key no client has.
 fn new_key(bouncer: &Bouncer) -> CancelKey {
     loop {
         let mut key = CancelKey::default();

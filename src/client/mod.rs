@@ -19,4 +19,5 @@ mod startup;
 mod worker;
 
 pub use login::{ConsoleClient, LoginPolicy, Socket};
+pub use session::{TakenClient, TakenServer};
 pub use worker::{OnConsole, Worker};

@@ -13,6 +13,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Sleep;
 
+mod handover;
+
+pub use handover::{TakenClient, TakenServer};
+
 use super::around::Around;
 use super::check;
 use super::flow::{Arrived, ClientFault, Flow, Rules, ServerFault, Stop};
@@ -45,6 +49,8 @@ pub enum End {
     Left(&'static str),
     /// The connection is of no more use; nothing can be sent.
     Lost(&'static str),
+    /// Another process goes on with it.
+    HandedOver,
     /// The client is sent a FATAL with the pooler's own SQLSTATE.
     Fatal(&'static str),
     /// The client is sent a FATAL with this SQLSTATE and text.
@@ -147,6 +153,10 @@ impl Session {
             Ok(()) => std::future::poll_fn(|cx| self.poll(cx)).await,
             Err(end) => end,
         };
+        if end == End::HandedOver {
+            self.state.let_go();
+            return (end, None);
+        }
         let may_speak = self.state.at_message_boundary() && self.channel.is_drained();
         self.state.leave();
         let Session { channel, .. } = *self;
@@ -156,6 +166,12 @@ impl Session {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut more = true;
         loop {
+            if self.state.client.has_left() {
+                return Poll::Ready(End::HandedOver);
+            }
+            if self.state.client.is_asked() {
+                self.tell();
+            }
             if let Some(doom) = self.state.client.doomed()
                 && (!doom.is_patient() || self.state.is_between_transactions())
             {
@@ -322,7 +338,7 @@ impl Session {
     /// still owed, for a moment.
     fn goodbye(&mut self, end: End) -> Outcome<()> {
         let owed = self.state.lease.as_ref().is_some_and(|lease| {
-            !lease.exchange.answers.is_empty()
+            !lease.exchange.is_answered()
                 && lease.exchange.outgoing == 0
                 && !lease.exchange.answers.is_unsynced()
                 && !lease.exchange.answers.is_copying_in()
@@ -405,7 +421,20 @@ impl Session {
             state.lease = Some(lease);
             return Err(state.server_lost());
         }
-        let empty = lease.exchange.answers.is_empty();
+        if arrived.ask
+            && matches!(state.phase, Phase::Serving)
+            && lease.exchange.outgoing == 0
+            && let Some(foreign) = &mut lease.exchange.foreign
+        {
+            let mut question = BytesMut::new();
+            foreign.ask(&mut question);
+            state.phase = Phase::Holding;
+            if lease.channel.send(cx, &question).is_err() {
+                state.lease = Some(lease);
+                return Err(state.server_lost());
+            }
+        }
+        let empty = lease.exchange.is_answered();
         if matches!(state.phase, Phase::Syncing) {
             if empty {
                 state.take_canonical(&lease);
@@ -438,7 +467,7 @@ impl Session {
     /// come first.
     fn go_on(&mut self, cx: &mut Context<'_>, lease: Lease) -> Outcome<()> {
         let answers = &lease.exchange.answers;
-        let (ended, status) = (answers.is_empty(), answers.status());
+        let (ended, status) = (lease.exchange.is_answered(), answers.status());
         let copying = answers.is_copying_in();
         self.state.lease = Some(lease);
         if !ended && !copying {
@@ -446,9 +475,16 @@ impl Session {
         }
         self.state.phase = Phase::Serving;
         self.retake(cx)?;
-        let owed = |lease: &Lease| !lease.exchange.answers.is_empty();
+        let owed = |lease: &Lease| !lease.exchange.is_answered();
         if ended && !self.state.lease.as_ref().is_some_and(owed) {
             self.state.account(status);
+        }
+        // It held for an answer alone, not for a message of the client's.
+        let free = |lease: &mut Lease| lease.exchange.is_settled();
+        if self.channel.carried() == 0
+            && let Some(lease) = self.state.lease.take_if(free)
+        {
+            self.state.keep_or_release(lease);
         }
         Ok(())
     }
@@ -602,7 +638,7 @@ impl State {
         let Some(mut lease) = self.lease.take() else {
             return (0, Ok(()));
         };
-        let was_empty = lease.exchange.answers.is_empty();
+        let was_empty = lease.exchange.is_answered();
         let now = match (was_empty, self.query_at) {
             (true, Some(now)) if self.transaction_at.is_none() => now,
             _ => self.worker.now(),
@@ -620,7 +656,7 @@ impl State {
         let (flow, back) = (&mut self.flow, &mut self.back);
         let walked = flow.client_chunk(chunk, &mut server.exchange, &mut around, &mut out, back);
         let sent = server.channel.send(cx, out.output());
-        if was_empty && !server.exchange.answers.is_empty() {
+        if was_empty && !server.exchange.is_answered() {
             self.begin_query(now);
         }
         let result = match (walked, sent) {
@@ -749,7 +785,7 @@ impl State {
         self.client.set_server(0);
         if lease.is_reusable() {
             lease.release(self.worker.now());
-        } else if lease.exchange.answers.is_empty() {
+        } else if lease.exchange.is_answered() {
             lease.discard("client disconnect while server was not ready");
         }
         // Else its end cancels what it runs.

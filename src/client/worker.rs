@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use tokio::sync::watch;
 
 use super::flow::{NO_SLOT, Outcome, Seen};
-use super::login::{self, Admitted, ConsoleClient};
-use super::session::End;
+use super::login::{self, Admitted, ConsoleClient, Registration};
+use super::session::{End, Session, TakenClient};
 use crate::gateway::{self, DatabaseId, Observer, Queries, Recorder, Slot};
 use crate::net::{Acceptor, Channel, Stream};
 use crate::pool::Bouncer;
@@ -118,6 +118,20 @@ impl Worker {
         }
     }
 
+    /// Goes on with a client that another process has handed over, on the
+    /// runtime of the caller.
+    ///
+    /// # Errors
+    /// Why it cannot: the client is lost then.
+    pub fn take_over(self: &Arc<Self>, told: TakenClient) -> Result<(), String> {
+        let socket = login::Socket::new(self.bouncer.clone());
+        let (session, client) = Session::take_over(self, told)?;
+        let registration = Registration::of(&self.bouncer, &client, socket);
+        let worker = self.clone();
+        tokio::spawn(async move { run(&worker, session, registration).await });
+        Ok(())
+    }
+
     /// Keeps a timer of this thread's runtime near. Without one, the deadline
     /// of each new client's login would be the earliest there is, and setting
     /// it would wake the thread that sets it: a write and a read of nothing.
@@ -175,24 +189,36 @@ impl Worker {
 }
 
 /// One client from accept to Terminate.
-async fn serve(worker: Arc<Worker>, stream: Stream, socket: login::Socket) {
+fn serve(
+    worker: Arc<Worker>,
+    stream: Stream,
+    socket: login::Socket,
+) -> impl Future<Output = ()> + Send {
+    let to_login = worker.clone();
     // Boxed, so that an idle client does not carry what its login needed.
-    let admitted = Box::pin(login::log_in(&worker, stream, socket)).await;
-    let (session, registration) = match admitted {
-        Admitted::Session(session, registration) => (session, registration),
-        Admitted::Console(client) => return worker.to_console(*client),
-        Admitted::Nobody => return,
-    };
+    let login = Box::pin(async move { login::log_in(&to_login, stream, socket).await });
+    async move {
+        let (session, registration) = match login.await {
+            Admitted::Session(session, registration) => (session, registration),
+            Admitted::Console(client) => return worker.to_console(*client),
+            Admitted::Nobody => return,
+        };
+        run(&worker, session, registration).await;
+    }
+}
+
+async fn run(worker: &Worker, session: Box<Session>, registration: Registration) {
     let (end, channel) = session.run().await;
     registration.log_end(&end);
     // The books are closed before the last word: it may take a while.
     drop(registration);
-    Box::pin(last_word(&worker, end, channel)).await;
+    Box::pin(last_word(worker, end, channel)).await;
 }
 
 /// Tells the client why, if it may be told.
 async fn last_word(worker: &Worker, end: End, channel: Option<Channel>) {
     let (sqlstate, message) = match &end {
+        End::HandedOver => return,
         End::Left(_) | End::Lost(_) => {
             if let Some(mut channel) = channel {
                 channel.stream.write_end();
@@ -223,7 +249,6 @@ pub(super) async fn send_fatal(worker: &Worker, channel: Channel, sqlstate: &str
 
 #[cfg(test)]
 mod tests {
-    use super::super::session::Session;
     use super::*;
 
     /// Bytes of the task of one client. It lives as long as the client does,

@@ -1,5 +1,6 @@
 //! Reaching a server.
 
+use std::fmt;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::path::PathBuf;
@@ -28,6 +29,17 @@ impl Host {
             Host::Directory(text.into())
         } else {
             Host::Name(text.to_owned())
+        }
+    }
+}
+
+/// As `host` has it.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Name(name) => f.write_str(name),
+            Host::Directory(directory) => directory.display().fmt(f),
+            Host::Abstract(name) => write!(f, "@{name}"),
         }
     }
 }

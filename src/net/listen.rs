@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::{SocketOptions, Stream};
@@ -154,6 +154,11 @@ pub enum Listener {
 }
 
 impl Listener {
+    /// The TCP address of a listening socket; none of a Unix one.
+    pub fn address(socket: &OwnedFd) -> Option<SocketAddr> {
+        SockRef::from(socket).local_addr().ok()?.as_socket()
+    }
+
     /// Takes it over, whatever it is.
     ///
     /// # Errors

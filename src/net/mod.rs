@@ -5,6 +5,7 @@ mod channel;
 mod connect;
 mod listen;
 mod options;
+pub mod rights;
 mod stream;
 pub mod tls;
 

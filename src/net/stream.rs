@@ -10,13 +10,14 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::task::{Context, Poll, Waker, ready};
 
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, recv, send, sockopt};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::rights;
 use super::tls::{Cipher, HandshakeError, Offer, ServerTarget, Session};
 
 /// A connection.
@@ -219,6 +220,63 @@ impl Stream {
         })
     }
 
+    /// A connected socket that another process has opened, on the reactor of
+    /// the calling thread.
+    ///
+    /// # Errors
+    /// It is none, or the reactor's.
+    pub fn take_over(socket: OwnedFd) -> io::Result<Stream> {
+        let stream = match sockopt::socket_domain(&socket)? {
+            AddressFamily::UNIX => {
+                let stream = std::os::unix::net::UnixStream::from(socket);
+                stream.set_nonblocking(true)?;
+                Socket::Unix(UnixStream::from_std(stream)?)
+            }
+            _ => {
+                let stream = std::net::TcpStream::from(socket);
+                stream.set_nonblocking(true)?;
+                Socket::Tcp(TcpStream::from_std(stream)?)
+            }
+        };
+        Ok(Stream::plain(stream))
+    }
+
+    /// The number of its descriptor.
+    pub fn fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+
+    /// Another descriptor of the same socket, for another process.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
+    }
+
+    /// Sends bytes with a descriptor. All of them or none go at once if they
+    /// are few.
+    ///
+    /// # Errors
+    /// The socket's, and `Unsupported` where descriptors cannot pass.
+    pub async fn send_with(&mut self, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        match (&self.socket, &self.tls) {
+            (Socket::Unix(stream), None) => loop {
+                stream.writable().await?;
+                let sent = stream.try_io(Interest::WRITABLE, || {
+                    rights::send(stream.as_fd(), bytes, descriptor)
+                });
+                match sent {
+                    Ok(sent) if sent == bytes.len() => return Ok(()),
+                    Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
+                    Err(error) if is_transient(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            },
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Whether it is a Unix socket.
     pub fn is_unix(&self) -> bool {
         matches!(self.socket, Socket::Unix(_))
@@ -247,6 +305,15 @@ impl Stream {
         match &self.socket {
             Socket::Tcp(_) => None,
             Socket::Unix(stream) => stream.peer_cred().ok().map(|cred| cred.uid()),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
         }
     }
 }

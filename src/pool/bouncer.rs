@@ -1,6 +1,7 @@
 //! Everything the pooler has: databases, users, pools, clients, servers.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub struct Bouncer {
     pub client_sockets: super::Budget,
     /// SUSPEND.
     pub suspension: super::Suspension,
+    /// Listening sockets once more, for the next process.
+    pub(super) listening: Mutex<Vec<OwnedFd>>,
     config: ArcSwap<Config>,
     tls: ArcSwap<Tls>,
     /// Held by whoever changes the configuration.
@@ -93,6 +96,7 @@ impl Bouncer {
             servers: Registry::default(),
             client_sockets: super::Budget::default(),
             suspension: super::Suspension::default(),
+            listening: Mutex::default(),
             config: ArcSwap::from_pointee(config),
             tls: ArcSwap::default(),
             changing: Mutex::default(),
@@ -472,6 +476,12 @@ impl Bouncer {
             return false;
         }
         true
+    }
+
+    /// Takes a server's place, whatever the limits: the server is there already.
+    pub(super) fn take_any_server_place(&self, database: &Database, user: &User) {
+        database.servers.take(0);
+        user.servers.take(0);
     }
 
     /// Gives a server's place back.

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
+use tokio::sync::oneshot;
+
+use super::handover::{Question, Told};
 use super::state::LoginFailure;
 use super::{Calm, Database, User};
 use crate::net::Address;
@@ -38,6 +41,13 @@ impl ClientState {
         }
     }
 }
+
+/// It stays here.
+const STAYS: u8 = 0;
+/// Another process has been told of it.
+const TOLD: u8 = 1;
+/// Another process goes on with it.
+const LEFT: u8 = 2;
 
 /// Nothing to tell a waiting client.
 const NOTICE_NONE: u8 = 0;
@@ -100,6 +110,9 @@ pub struct Client {
     in_transaction: AtomicBool,
     querying: AtomicBool,
     calm: AtomicU8,
+    /// Whether another process is to go on with it, see [`Client::hand_over`].
+    leaving: AtomicU8,
+    asked: AtomicBool,
     prepared: AtomicU32,
     wait_notice: AtomicU8,
     doom: OnceLock<Doom>,
@@ -110,6 +123,7 @@ pub struct Client {
 struct Seat {
     grant: Option<Grant>,
     waker: Option<Waker>,
+    question: Option<Question>,
 }
 
 impl Seat {
@@ -169,6 +183,8 @@ impl Client {
             in_transaction: AtomicBool::new(false),
             querying: AtomicBool::new(false),
             calm: AtomicU8::new(Calm::No as u8),
+            leaving: AtomicU8::new(STAYS),
+            asked: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
             wait_notice: AtomicU8::new(NOTICE_NONE),
             doom: OnceLock::new(),
@@ -240,6 +256,52 @@ impl Client {
     /// Notes how far it has come with SUSPEND.
     pub fn set_calm(&self, calm: Calm) {
         self.calm.store(calm as u8, Ordering::Release);
+    }
+
+    /// Asks its task about it; the answer comes soon if the task lives.
+    pub fn ask(&self) -> oneshot::Receiver<Told> {
+        let (question, answer) = oneshot::channel();
+        let mut seat = self.seat();
+        seat.question = Some(question);
+        self.asked.store(true, Ordering::Release);
+        seat.wake();
+        answer
+    }
+
+    /// Whether its task is asked about it.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Where the answer goes.
+    pub fn take_question(&self) -> Option<Question> {
+        self.asked.store(false, Ordering::Release);
+        self.seat().question.take()
+    }
+
+    /// Another process has been told of it and has its socket, and will go on
+    /// with it (or will not, after all) when this one says so.
+    pub fn hand_over(&self, told: bool) {
+        let state = if told { TOLD } else { STAYS };
+        if !self.has_left() {
+            self.leaving.store(state, Ordering::Release);
+        }
+    }
+
+    /// Whether another process has its socket.
+    pub fn is_handed_over(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) != STAYS
+    }
+
+    /// Lets it go without a word: another process goes on with it.
+    pub fn let_go(&self) {
+        self.leaving.store(LEFT, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether another process goes on with it.
+    pub fn has_left(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) == LEFT
     }
 
     /// How many prepared statements it has.

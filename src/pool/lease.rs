@@ -60,6 +60,13 @@ impl Lease {
         }
     }
 
+    /// Lets it go without a word: another process goes on with it.
+    pub fn let_go(mut self) {
+        if let Some(server) = self.server.take() {
+            self.pool.let_go(server);
+        }
+    }
+
     /// Closes it.
     pub fn discard(mut self, reason: &'static str) {
         if let Some(server) = self.server.take() {

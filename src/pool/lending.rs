@@ -43,7 +43,7 @@ pub struct Pool {
     /// What its clients have proven themselves with, if the configuration has
     /// no secret of the user. It may be another one in another database.
     pub credential: ArcSwapOption<Credential>,
-    welcome: ArcSwapOption<Welcome>,
+    pub(super) welcome: ArcSwapOption<Welcome>,
     state: Mutex<State<Box<Server>, Arc<Client>>>,
     mode: AtomicU8,
     statement_limit: AtomicUsize,
@@ -185,6 +185,17 @@ impl Pool {
         now: Micros,
     ) -> Checkout<Lease> {
         match self.checkout(client, home, now) {
+            // One that another process has logged in, so that its greeting is
+            // not known: its place is for one that is.
+            Checkout::Ready(lease) if self.welcome().is_none() => {
+                self.state().enqueue(client, home, now);
+                lease.discard("its greeting is not known");
+                self.launch(home);
+                if self.is_removed() {
+                    self.dismiss_waiting();
+                }
+                Checkout::Queued
+            }
             Checkout::Failing(failure) if !failure.refused => {
                 self.state().enqueue(client, home, now);
                 self.launch(home);
@@ -274,7 +285,7 @@ impl Pool {
                 && server.exchange.outgoing == 0
                 && !server.exchange.answers.is_unsynced()
                 && !server.exchange.answers.is_copying_in();
-            let (record, running) = (server.record.clone(), !server.exchange.answers.is_empty());
+            let (record, running) = (server.record.clone(), !server.exchange.is_answered());
             let cancel = async {
                 if running
                     && let Some(cancel) = record.begin_cancel()
@@ -646,7 +657,7 @@ impl Pool {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<Box<Server>, Arc<Client>>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<Box<Server>, Arc<Client>>> {
         // A panic inside would be a bug of the pure state; its counts are
         // still the best there is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -6,6 +6,7 @@
 mod bouncer;
 mod client;
 mod counters;
+mod handover;
 mod lease;
 mod lending;
 mod objects;
@@ -17,6 +18,7 @@ mod welcome;
 pub use bouncer::{Bouncer, CONSOLE};
 pub use client::{CancelKey, Client, ClientState, Doom, Grant, NewClient};
 pub use counters::{Counters, Totals};
+pub use handover::{Question, Told, ToldServer};
 pub use lease::Lease;
 pub use lending::Pool;
 pub use objects::{Budget, Database, HasBudget, Place, User};

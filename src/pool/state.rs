@@ -318,6 +318,27 @@ impl<S, W: PartialEq + Clone> State<S, W> {
         self.counts.closing += 1;
     }
 
+    /// An idle server that another process has logged in.
+    pub fn taken_over_idle(&mut self, server: S, now: Micros) {
+        self.counts.idle += 1;
+        self.idle.push_back(Idle {
+            server,
+            home: 0,
+            since: now,
+        });
+    }
+
+    /// A linked server that another process has logged in.
+    pub fn taken_over_active(&mut self) {
+        self.counts.active += 1;
+    }
+
+    /// A server that was being closed counts as linked again.
+    pub fn reactivated(&mut self) {
+        self.counts.closing -= 1;
+        self.counts.active += 1;
+    }
+
     /// A server that was being closed is gone.
     pub fn closed(&mut self) {
         self.counts.closing -= 1;

@@ -1,6 +1,6 @@
 //! SUSPEND: nothing moves, so that sockets can be handed to another process.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
@@ -36,6 +36,8 @@ pub struct Suspension {
     overdue: watch::Sender<bool>,
     /// Listening sockets that are being accepted from.
     open: AtomicUsize,
+    /// Another process has been told everything.
+    pub(super) handed_over: AtomicBool,
 }
 
 impl Default for Suspension {
@@ -45,6 +47,7 @@ impl Default for Suspension {
             changes: watch::Sender::new(false),
             overdue: watch::Sender::new(false),
             open: AtomicUsize::new(0),
+            handed_over: AtomicBool::new(false),
         }
     }
 }
@@ -121,6 +124,7 @@ impl Bouncer {
 
     /// RESUME from SUSPEND.
     pub fn resume_suspended(&self) {
+        self.set_handed_over(false);
         self.want(Calm::No);
         self.suspension.overdue.send_replace(false);
         self.suspension.changes.send_replace(false);

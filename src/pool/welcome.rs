@@ -46,6 +46,12 @@ impl Welcome {
         }
     }
 
+    /// Every parameter that was reported, in order.
+    pub fn reported(&self) -> Vec<(String, String)> {
+        let pair = |it: &Reported| (it.name.clone(), it.value.clone());
+        self.reported.iter().map(pair).collect()
+    }
+
     /// The ParameterStatus messages for a client whose tracked parameters are
     /// `own`.
     pub fn statuses(&self, own: &Arc<Parameters>) -> Bytes {

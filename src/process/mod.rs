@@ -1,5 +1,6 @@
 //! The program as an operating system process: who it runs as, its pid file,
-//! its signals, its service manager, the way of its lines to the log.
+//! its signals, its service manager, the process before it, the way of its lines
+//! to the log.
 
 mod identity;
 mod log_queue;
@@ -7,10 +8,12 @@ mod log_targets;
 mod pid_file;
 mod service_manager;
 mod signals;
+mod takeover;
 
 pub use identity::{IdentityError, daemonise, is_root, switch_user};
 pub use log_queue::{LogQueue, LogWriter};
 pub use log_targets::{Destination, LogTarget};
 pub use pid_file::{PidFile, PidFileError};
-pub use service_manager::{Notifier, passed_sockets};
+pub use service_manager::{Notifier, are_sockets_passed, passed_sockets};
 pub use signals::{Signal, Signals};
+pub use takeover::{OldProcess, TakeoverError, ToldRow};

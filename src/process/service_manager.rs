@@ -17,19 +17,27 @@ const FIRST: RawFd = 3;
 /// Descriptors taken at most; a unit has as many as it lists.
 const MOST: RawFd = 1024;
 
+/// Whether systemd has opened sockets for this process.
+pub fn are_sockets_passed() -> bool {
+    passed_count() > 0
+}
+
+fn passed_count() -> RawFd {
+    let number = |name| -> Option<RawFd> { std::env::var(name).ok()?.parse().ok() };
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    match number("LISTEN_PID") == Some(own) {
+        true => number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST),
+        false => 0,
+    }
+}
+
 /// The sockets that systemd has opened for this process (`LISTEN_FDS`), with
 /// the numbers they were passed under. To be called once.
 ///
 /// # Errors
 /// A descriptor that was announced is not there.
 pub fn passed_sockets() -> io::Result<Vec<(RawFd, OwnedFd)>> {
-    let number = |name| -> Option<RawFd> { std::env::var(name).ok()?.parse().ok() };
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    if number("LISTEN_PID") != Some(own) {
-        return Ok(Vec::new());
-    }
-    let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
-    (FIRST..FIRST + count).map(take).collect()
+    (FIRST..FIRST + passed_count()).map(take).collect()
 }
 
 fn take(number: RawFd) -> io::Result<(RawFd, OwnedFd)> {

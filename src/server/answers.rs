@@ -124,7 +124,7 @@ pub struct Step {
 pub struct Unexpected(pub u8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Copying {
+pub(super) enum Copying {
     #[default]
     No,
     In {
@@ -141,15 +141,15 @@ enum Copying {
 /// The queue of owed responses of one server connection.
 #[derive(Debug, Default)]
 pub struct Answers {
-    queue: VecDeque<Owed>,
-    status: TransactionStatus,
-    copying: Copying,
-    skipping: bool,
-    unsynced: bool,
+    pub(super) queue: VecDeque<Owed>,
+    pub(super) status: TransactionStatus,
+    pub(super) copying: Copying,
+    pub(super) skipping: bool,
+    pub(super) unsynced: bool,
     /// Syncs of which it is not known whether a failed copy has swallowed
     /// them: so many ReadyForQuery may come or not.
-    doubt: u32,
-    tainted: bool,
+    pub(super) doubt: u32,
+    pub(super) tainted: bool,
 }
 
 impl Answers {
@@ -179,6 +179,10 @@ impl Answers {
     /// The status of the last ReadyForQuery.
     pub fn status(&self) -> TransactionStatus {
         self.status
+    }
+
+    pub(super) fn set_status(&mut self, status: TransactionStatus) {
+        self.status = status;
     }
 
     /// After an error in the extended protocol the server discards every

@@ -8,7 +8,7 @@ use super::answers::Unexpected;
 use super::script::Effect;
 use super::seeded::{Bug, planted};
 use super::statements::Prepared;
-use super::{Answers, Parameters, Record, Replay, Tracked};
+use super::{Answers, Foreign, Parameters, Record, Replay, Tracked};
 use crate::net::{Channel, Message};
 use crate::wire::{TransactionStatus, backend, frontend};
 
@@ -49,12 +49,15 @@ pub struct Exchange {
     pub outgoing: usize,
     /// The batch it is answering, if it may have to be sent again.
     pub replay: Replay,
+    /// It is not known what it owes, because PgBouncer led the conversation.
+    pub foreign: Option<Foreign>,
 }
 
 impl Exchange {
     /// Nothing owed, no transaction, no partial message either way.
     pub fn is_settled(&self) -> bool {
         self.answers.is_settled()
+            && self.foreign.is_none()
             && self.incoming == 0
             && (self.outgoing == 0 || planted(Bug::HalfMessageIsSettled))
     }
@@ -63,7 +66,8 @@ impl Exchange {
     /// the client has asked for, in the server's own words: whoever passes on
     /// every message as it is can go on with it.
     pub fn is_between_messages(&self) -> bool {
-        self.incoming == 0 && self.outgoing == 0 && self.answers.is_verbatim()
+        let asked = self.foreign.as_ref().is_some_and(Foreign::has_asked);
+        self.incoming == 0 && self.outgoing == 0 && !asked && self.answers.is_verbatim()
     }
 
     /// Accounts for a message of the server that no client gets.
@@ -151,7 +155,7 @@ impl Server {
     /// owed: after its client has gone.
     pub async fn drain(&mut self, limit: Duration, mut bytes: usize) -> Retired {
         let drained = async {
-            while !self.exchange.answers.is_empty() || self.exchange.incoming > 0 {
+            while !self.exchange.is_answered() || self.exchange.incoming > 0 {
                 let read = self.skip_or_answer().await?;
                 bytes = bytes.checked_sub(read).ok_or(io::ErrorKind::FileTooLarge)?;
             }

@@ -66,6 +66,23 @@ impl Parameters {
         self.0[index] = Some(value.into());
     }
 
+    /// Name and value of all that are set.
+    pub fn pairs(&self, names: &Tracked) -> Vec<(String, String)> {
+        let values = self.0.iter().enumerate();
+        let set = values.filter_map(|(index, value)| Some((index, value.as_deref()?)));
+        set.map(|(index, value)| (names.name(index).to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// Sets those of these that are tracked.
+    pub fn set_pairs(&mut self, pairs: &[(String, String)], names: &Tracked) {
+        for (name, value) in pairs {
+            if let Some(index) = names.index(name) {
+                self.set(index, value);
+            }
+        }
+    }
+
     /// Takes every value that is not set here from `other`.
     pub fn fill_from(&mut self, other: &Parameters) {
         if self.0.len() < other.0.len() {

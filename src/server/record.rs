@@ -80,6 +80,7 @@ pub struct Record {
     has_served: AtomicBool,
     prepared: AtomicU32,
     close_needed: AtomicBool,
+    handed_over: AtomicBool,
     cancels: AtomicU32,
     cancels_done: Notify,
 }
@@ -110,6 +111,7 @@ impl Record {
             has_served: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
             close_needed: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             cancels: AtomicU32::new(0),
             cancels_done: Notify::new(),
         }
@@ -160,6 +162,11 @@ impl Record {
         Micros(self.requested_at.load(Ordering::Relaxed))
     }
 
+    /// Notes when it was last given to a client.
+    pub fn set_requested_at(&self, at: Micros) {
+        self.requested_at.store(at.0, Ordering::Relaxed);
+    }
+
     /// How many prepared statements it has.
     pub fn prepared(&self) -> u32 {
         self.prepared.load(Ordering::Relaxed)
@@ -180,6 +187,17 @@ impl Record {
     /// Whether it is to be closed when it is next free.
     pub fn is_marked(&self) -> bool {
         self.close_needed.load(Ordering::Relaxed)
+    }
+
+    /// Whether another process has its socket.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
+    }
+
+    /// Notes that another process has its socket, or will not have it after
+    /// all.
+    pub fn hand_over(&self, told: bool) {
+        self.handed_over.store(told, Ordering::Release);
     }
 
     /// Begins a cancel request for it. It is not reused until every begun one

@@ -3,7 +3,7 @@
 //! PgBouncer setting: `max_prepared_statements`.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dashmap::DashMap;
 use foldhash::HashMap;
@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use super::answers::{Answers, Owed, Step};
 use super::script::Script;
 use super::seeded::{Bug, planted};
+use crate::handover;
 
 /// What the servers' names of statements begin with.
 pub const PREFIX: &str = "PGBOUNCER_";
@@ -66,6 +67,23 @@ impl Statement {
         }
     }
 
+    /// Its number.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What the next process has to know; none if it belongs to its client
+    /// alone.
+    pub fn hand_over(&self) -> Option<handover::Statement> {
+        self.script.is_none().then(|| handover::Statement {
+            id: self.id,
+            sql: self.kind == Kind::Sql,
+            definition: self.definition.to_vec(),
+            proven: self.proven.load(Ordering::Relaxed),
+            outdated: self.is_outdated(),
+        })
+    }
+
     /// Whether who prepares its text now gets another statement.
     fn is_outdated(&self) -> bool {
         self.outdated.load(Ordering::Relaxed)
@@ -87,6 +105,8 @@ impl Statement {
 pub struct Dictionary {
     entries: DashMap<Arc<[u8]>, Weak<Statement>, RandomState>,
     last_id: AtomicU64,
+    /// Statements of another process, until its clients and servers are here.
+    taken: Mutex<HashMap<u64, Arc<Statement>>>,
 }
 
 impl Dictionary {
@@ -120,6 +140,44 @@ impl Dictionary {
             script,
             ..Statement::new(self.next_id(), kind, definition.into(), slot)
         })
+    }
+
+    /// Takes over a statement of another process, under its number.
+    pub fn take_over(&self, told: &handover::Statement) {
+        let kind = if told.sql { Kind::Sql } else { Kind::Parse };
+        let definition: Arc<[u8]> = told.definition.as_slice().into();
+        let statement = Arc::new(Statement::new(told.id, kind, definition.clone(), u32::MAX));
+        statement.proven.store(told.proven, Ordering::Relaxed);
+        statement.outdated.store(told.outdated, Ordering::Relaxed);
+        self.begin_after(told.id);
+        if !told.outdated {
+            self.entries.insert(definition, Arc::downgrade(&statement));
+        }
+        self.taken().insert(told.id, statement);
+    }
+
+    /// A statement that was taken over.
+    pub fn by_id(&self, id: u64) -> Option<Arc<Statement>> {
+        self.taken().get(&id).cloned()
+    }
+
+    /// The highest number there is.
+    pub fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// From now on those that nobody uses may go.
+    pub fn taken_over(&self) {
+        *self.taken() = HashMap::default();
+    }
+
+    /// No statement gets a number up to this one.
+    pub fn begin_after(&self, id: u64) {
+        self.last_id.fetch_max(id, Ordering::Relaxed);
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<u64, Arc<Statement>>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_id(&self) -> u64 {
@@ -302,6 +360,16 @@ impl Prepared {
         for (id, (statement, _)) in confirmed {
             recent.entry(*id).or_insert_with(|| (statement.clone(), 0));
         }
+    }
+
+    /// Those it has that are up to date, the least recently used
+    /// first.
+    pub fn current(&self) -> Vec<Arc<Statement>> {
+        let confirmed = self.confirmed.values();
+        let current = confirmed.filter(|(statement, copy)| *copy == statement.generation());
+        let mut current: Vec<_> = current.map(|(statement, _)| statement.clone()).collect();
+        current.sort_by_key(|it| self.recent.get(&it.id).map_or(0, |(_, used)| *used));
+        current
     }
 
     /// How many it has.

@@ -66,6 +66,15 @@ impl TransactionStatus {
             _ => None,
         }
     }
+
+    /// The status byte.
+    pub fn letter(self) -> char {
+        match self {
+            TransactionStatus::Idle => 'I',
+            TransactionStatus::Active => 'T',
+            TransactionStatus::Failed => 'E',
+        }
+    }
 }
 
 /// Splits a zero-terminated string off the front of `body`; `None` when the

@@ -2,6 +2,7 @@
 
 mod connections;
 mod databases;
+mod descriptors;
 mod pools;
 mod result;
 mod settings;
@@ -11,6 +12,8 @@ use super::command::{self, Access, Call, Outcome};
 use super::console::Console;
 use super::fault::Fault;
 use crate::wire::backend;
+use descriptors::{FDS, HANDOVER};
+pub use descriptors::{Teller, Telling};
 use result::{Columns, Rows, Type, columns};
 
 /// What `SHOW VERSION` and `--version` say: the PgBouncer whose console,
@@ -33,6 +36,8 @@ enum Help {
     Line(u8),
     /// Nowhere: it is there because drivers ask for it.
     ForDrivers,
+    /// Nowhere: it is there for another pgweir.
+    None,
 }
 
 /// Where the rows come from.
@@ -43,8 +48,8 @@ enum Source {
     Value(&'static str),
     /// No rows but the list of commands, in a notice.
     Commands,
-    /// An error with this text.
-    Unsupported(&'static str),
+    /// Rows that clients have to be asked for.
+    Told(Telling),
 }
 
 /// Every item, in the order of SHOW HELP.
@@ -123,8 +128,8 @@ const ITEMS: &[Item] = &[
         name: "FDS",
         help: Help::Line(3),
         access: Access::Admins,
-        columns: &[],
-        source: Source::Unsupported("SHOW FDS is not supported: sockets are not handed over"),
+        columns: FDS,
+        source: Source::Told(Telling::Descriptors),
     },
     Item {
         name: "SOCKETS",
@@ -207,6 +212,13 @@ const ITEMS: &[Item] = &[
         source: Source::Rows(stats::totals),
     },
     Item {
+        name: "HANDOVER",
+        help: Help::None,
+        access: Access::Admins,
+        columns: HANDOVER,
+        source: Source::Told(Telling::Handover),
+    },
+    Item {
         name: "client_encoding",
         help: Help::ForDrivers,
         access: Access::Everybody,
@@ -254,7 +266,13 @@ pub fn show(call: &mut Call<'_>) -> Result<Outcome, Fault> {
         Source::Rows(rows) => rows(call.console, &mut Rows::begin(call.out, item.columns)),
         Source::Value(value) => Rows::begin(call.out, item.columns).put(&[value.into()]),
         Source::Commands => backend::put_notice(call.out, "Console usage", &command::help()),
-        Source::Unsupported(why) => return Err(why.into()),
+        Source::Told(telling) => {
+            if telling == Telling::Handover && !call.visitor.own {
+                return Err("only another process of the same user is told".into());
+            }
+            Rows::begin(call.out, item.columns);
+            return Ok(Outcome::Tell(telling));
+        }
     }
     Ok(Outcome::Done("SHOW".into()))
 }

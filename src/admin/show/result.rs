@@ -18,6 +18,8 @@ pub enum Type {
     BigInt,
     /// numeric
     Numeric,
+    /// bytea
+    Bytes,
 }
 
 impl Type {
@@ -29,6 +31,7 @@ impl Type {
             Type::Int => (23, 4),
             Type::BigInt => (20, 8),
             Type::Numeric => (1700, -1),
+            Type::Bytes => (17, -1),
         }
     }
 }
@@ -133,17 +136,22 @@ impl<'o> Rows<'o> {
     /// Adds a row: a cell for each column.
     pub fn put(&mut self, cells: &[Cell<'_>]) {
         debug_assert_eq!(cells.len(), self.columns, "a cell for each column");
-        let mut data = BytesMut::with_capacity(16 * cells.len());
-        for cell in cells {
-            match cell {
-                Cell::Null => data.put_i32(-1),
-                Cell::Text(text) => put_text(&mut data, text),
-                Cell::Number(number) => put_text(&mut data, &number.to_string()),
-            }
-        }
-        let count = i16::try_from(cells.len()).expect("no item has 32768 columns");
-        backend::put(self.out, &DataRow::new(data, count));
+        put_row(self.out, cells);
     }
+}
+
+/// Adds a row to a result set.
+pub fn put_row(out: &mut BytesMut, cells: &[Cell<'_>]) {
+    let mut data = BytesMut::with_capacity(16 * cells.len());
+    for cell in cells {
+        match cell {
+            Cell::Null => data.put_i32(-1),
+            Cell::Text(text) => put_text(&mut data, text),
+            Cell::Number(number) => put_text(&mut data, &number.to_string()),
+        }
+    }
+    let count = i16::try_from(cells.len()).expect("no item has 32768 columns");
+    backend::put(out, &DataRow::new(data, count));
 }
 
 fn put_text(data: &mut BytesMut, text: &str) {

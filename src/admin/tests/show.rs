@@ -210,10 +210,6 @@ async fn what_is_no_item_is_an_invalid_command() {
         let expected = format!("ERROR 08P01 invalid command '{query}', use SHOW HELP;");
         assert_eq!(psql.ask(query).await.errors(), [expected]);
     }
-    assert_eq!(
-        psql.ask("show fds").await.errors(),
-        ["ERROR 08P01 SHOW FDS is not supported: sockets are not handed over"]
-    );
 }
 
 #[tokio::test]

@@ -32,6 +32,24 @@ impl ScramKeys {
         }
     }
 
+    /// The keys that another process knew, ClientKey first. Never logged.
+    pub fn of(client_key: [u8; 32], server_key: [u8; 32]) -> Self {
+        ScramKeys {
+            client_key,
+            server_key,
+        }
+    }
+
+    /// ClientKey, for the next process. Do not log it.
+    pub fn client_key(&self) -> &[u8; 32] {
+        &self.client_key
+    }
+
+    /// ServerKey, for the next process. Do not log it.
+    pub fn server_key(&self) -> &[u8; 32] {
+        &self.server_key
+    }
+
     /// What a server stores for the password these keys were derived from.
     pub fn verifier(&self, salt: &[u8], iterations: u32) -> Verifier {
         Verifier {

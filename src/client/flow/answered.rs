@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::foreign::foreign_chunk;
 use super::step::own;
 use super::{Event, Flow, Outcome, Surroundings};
 use crate::server::answers::{Answer, Owed};
@@ -15,7 +16,7 @@ use crate::wire::frame::HEADER_LEN;
 use crate::wire::{Header, Splice, TransactionStatus, backend, frontend};
 
 /// The longest short message of a server that is read whole.
-const MAX_SERVER_FETCH: usize = 64 * 1024;
+pub(super) const MAX_SERVER_FETCH: usize = 64 * 1024;
 
 /// A message of the server that cannot be: the connection is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Arrived {
     /// Behind the last answer the server says that it goes. That is not for
     /// the client, which is done with it.
     pub farewell: bool,
+    /// The server is to be asked what it owes.
+    pub ask: bool,
 }
 
 impl Flow {
@@ -56,6 +59,12 @@ impl Flow {
         let mut arrived = Arrived::default();
         let mut at = 0;
         loop {
+            if server.foreign.is_some() {
+                match foreign_chunk(chunk, at, server, around, out, &mut arrived)? {
+                    Some(known) => at = known,
+                    None => return Ok(arrived),
+                }
+            }
             let from = at;
             let header = loop {
                 let pass = server.incoming.min(chunk.len() - at);
