@@ -92,8 +92,7 @@ impl Console {
         let own = client.user == CONSOLE && cipher.is_none() && stream.peer_uid() == Some(uid);
         let mut key = CancelKey::default();
         auth::os_random(&mut key);
-        // The first half is shown as a process id, which is positive.
-        key[0] &= 0x7f;
+        self.bouncer.make_key(&mut key);
         let visitor = Visitor::new(
             (client.id, client.connected_at),
             (client.user, client.admin, own),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::pool::{Bouncer, CancelKey};
+use crate::net::Host;
+use crate::pool::{Bouncer, CancelKey, Owner};
+use crate::server;
 
 /// The limit where `cancel_wait_timeout` has none.
 const LONGEST_CANCEL: Duration = Duration::from_secs(60);
@@ -12,6 +14,16 @@ const LONGEST_CANCEL: Duration = Duration::from_secs(60);
 pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     let Ok(key) = CancelKey::try_from(key) else {
         return tracing::info!("failed cancel request");
+    };
+    let key = match bouncer.owner(key) {
+        Owner::Own(key) => key,
+        Owner::Peer(host, port, key) => return forward(bouncer, &host, port, &key).await,
+        Owner::Lost => {
+            return tracing::info!(
+                "failed to forward cancel request because its TTL was exhausted"
+            );
+        }
+        Owner::Unknown => return tracing::info!("could not find peer to forward request to"),
     };
     if let Some(console) = bouncer.consoles.get(&key) {
         return console.notify_waiters();
@@ -32,13 +44,23 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     if client.server() != linked {
         return tracing::info!("not sending cancel request for client that is now idle");
     }
+    if let Err(error) = cancel.send(limit(bouncer)).await {
+        tracing::warn!("cancel request failed: {error}");
+    }
+}
+
+/// Passes the request on to the process that has the client.
+async fn forward(bouncer: &Bouncer, host: &Host, port: u16, key: &CancelKey) {
+    if let Err(error) = server::forward_cancel(host, port, key, limit(bouncer)).await {
+        tracing::warn!("cancel request could not be passed on to a peer: {error}");
+    }
+}
+
+fn limit(bouncer: &Bouncer) -> Duration {
     let limit = bouncer.config().pgbouncer.cancel_wait_timeout;
-    let limit = if limit.is_zero() {
+    if limit.is_zero() {
         LONGEST_CANCEL
     } else {
         limit
-    };
-    if let Err(error) = cancel.send(limit).await {
-        tracing::warn!("cancel request failed: {error}");
     }
 }

@@ -769,7 +769,7 @@ fn new_key(bouncer: &Bouncer) -> CancelKey {
     loop {
         let mut key = CancelKey::default();
         auth::os_random(&mut key);
-        key[0] &= 0x7f;
+        bouncer.make_key(&mut key);
         if !bouncer.clients.contains_key(&key) {
             return key;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::record::Cancel;
-use crate::net::{self, Address, SocketOptions, Stream};
+use crate::net::{self, Address, Host, SocketOptions, Stream};
 use crate::wire::frontend;
 
 impl Cancel {
@@ -48,4 +48,31 @@ impl Cancel {
         let (host, port) = &record.host;
         net::connect(host, *port, 0, &SocketOptions::default()).await
     }
+}
+
+/// Passes a cancel request on to a peer, which looks the key up among its own
+/// clients, and waits until it has closed the connection.
+///
+/// # Errors
+/// The socket's; `TimedOut` after `limit`.
+pub async fn forward_cancel(
+    host: &Host,
+    port: u16,
+    key: &[u8; 8],
+    limit: Duration,
+) -> io::Result<()> {
+    let attempt = async {
+        let mut stream = net::connect(host, port, 0, &SocketOptions::default()).await?;
+        let (pid, secret) = key.split_at(4);
+        let pid = i32::from_be_bytes(pid.try_into().expect("four of eight bytes"));
+        let mut request = BytesMut::with_capacity(16);
+        frontend::put_cancel(&mut request, pid, secret);
+        stream.write_all(&request).await?;
+        let mut byte = [0];
+        while stream.read(&mut byte).await? > 0 {}
+        Ok(())
+    };
+    tokio::time::timeout(limit, attempt)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -18,6 +18,7 @@ pub mod statements;
 
 pub use answers::Answers;
 pub use ask::{AskError, Found, Row};
+pub use cancel::forward_cancel;
 pub use connection::{Exchange, Retired, Server};
 pub use foreign::{Fate as ForeignFate, Foreign};
 pub use handover::Taken;
