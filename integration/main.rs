@@ -19,6 +19,7 @@ mod modes;
 mod operations;
 mod outage;
 mod outdated;
+mod parity;
 mod peers;
 mod pool;
 mod prepare;

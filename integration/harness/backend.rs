@@ -38,6 +38,7 @@ pub(crate) struct Column {
     pub(crate) name: String,
     pub(crate) table: u32,
     pub(crate) kind: u32,
+    pub(crate) size: i16,
     pub(crate) modifier: i32,
 }
 
@@ -51,6 +52,11 @@ impl Fields {
             .iter()
             .find(|(k, _)| *k == kind)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// All of them, in their order.
+    pub(crate) fn all(&self) -> &[(u8, String)] {
+        &self.0
     }
 
     pub(crate) fn severity(&self) -> &str {
@@ -212,13 +218,14 @@ impl<'a> Body<'a> {
         let table = self.u32()?;
         let _attribute = self.u16()?;
         let kind = self.u32()?;
-        let _size = self.u16()?;
+        let size = i16::from_be_bytes(self.u16()?.to_be_bytes());
         let modifier = i32::from_be_bytes(self.u32()?.to_be_bytes());
         match self.u16()? {
             0 | 1 => Ok(Column {
                 name,
                 table,
                 kind,
+                size,
                 modifier,
             }),
             format => Err(format!("column format {format}")),

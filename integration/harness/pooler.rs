@@ -20,6 +20,8 @@ pub(crate) struct Ini {
     pgweir: Vec<(String, String)>,
     /// Further files beside the ini file.
     files: Vec<(String, String)>,
+    /// What runs on it, if not the pooler under test.
+    program: Option<PathBuf>,
     pub(crate) userlist: Vec<(String, String)>,
 }
 
@@ -33,6 +35,7 @@ impl Ini {
             users: Vec::new(),
             pgweir: Vec::new(),
             files: Vec::new(),
+            program: None,
             userlist: [
                 "alice",
                 "bob",
@@ -79,6 +82,11 @@ impl Ini {
 
     pub(crate) fn change(&mut self, key: &str, value: impl ToString) {
         set(&mut self.pgbouncer, key, &value.to_string());
+    }
+
+    pub(crate) fn unset(mut self, key: &str) -> Self {
+        self.pgbouncer.retain(|(known, _)| known != key);
+        self
     }
 
     /// An entry of `[databases]`; `PORT` in it becomes the shared instance's
@@ -128,6 +136,12 @@ impl Ini {
 
     pub(crate) fn change_file(&mut self, name: &str, text: &str) {
         set(&mut self.files, name, text);
+    }
+
+    /// Runs this program, which [`runnable`](process::runnable) has copied.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
     }
 
     /// An entry of the user list.
@@ -222,12 +236,16 @@ impl<'a> Pooler<'a> {
         pooler
     }
 
+    fn program(&self) -> &Path {
+        self.ini.program.as_deref().unwrap_or(process::program())
+    }
+
     /// One try to start the process; none if it ended.
     fn launch(&mut self) -> Option<()> {
         self.port = free_port();
         let file = self.write_config();
         let log = std::fs::File::create(self.log_path()).expect("our own folder");
-        let mut command = process::server_command(process::program(), "KILL");
+        let mut command = process::server_command(self.program(), "KILL");
         command.arg(&file).current_dir(self.folder.path());
         command
             .stdout(log.try_clone().expect("an open file"))
@@ -276,6 +294,11 @@ impl<'a> Pooler<'a> {
 
     pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Of the PostgreSQL behind it.
+    pub(crate) fn server_port(&self) -> u16 {
+        self.server_port
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -180,13 +180,21 @@ pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let named = std::env::var_os("PGWEIR_BIN").map(PathBuf::from);
-        let built = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pgweir")));
-        let name = built.file_name().expect("PGWEIR_BIN names a file");
-        // The build folder may lie in a home that only its owner can enter.
-        let copy = run_folders().files.join(name);
-        std::fs::copy(&built, &copy)
-            .unwrap_or_else(|error| panic!("cannot copy {built:?}: {error}"));
-        set_mode(&copy, 0o755);
-        copy
+        runnable(&named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pgweir"))))
     })
+}
+
+/// A copy of a program where the servers' account can run it: the folder it
+/// was built in may lie in a home that only its owner can enter.
+pub(crate) fn runnable(built: &Path) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let name = built.file_name().expect("it names a file");
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = run_folders().files.join(format!("program.{number}"));
+    std::fs::create_dir(&folder).expect("a new folder");
+    set_mode(&folder, 0o755);
+    let copy = folder.join(name);
+    std::fs::copy(built, &copy).unwrap_or_else(|error| panic!("cannot copy {built:?}: {error}"));
+    set_mode(&copy, 0o755);
+    copy
 }

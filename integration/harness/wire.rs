@@ -158,7 +158,8 @@ impl Wire {
         }
     }
 
-    fn authenticate(
+    /// Answers one authentication request.
+    pub(crate) fn authenticate(
         &mut self,
         login: &Login,
         kind: u32,
