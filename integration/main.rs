@@ -8,6 +8,7 @@ mod cancel;
 mod console;
 mod copy;
 mod drivers;
+mod exporter;
 mod extended;
 mod harness;
 mod hba;
