@@ -129,8 +129,13 @@ impl Identity {
     }
 }
 
-/// `database`, or a boolean that is true.
+/// `database`, or a boolean that PostgreSQL takes for true. PgBouncer ignores
+/// all other words.
 fn is_replication(value: &str) -> bool {
-    let off = ["", "0", "f", "false", "n", "no", "off"];
-    !off.iter().any(|word| value.eq_ignore_ascii_case(word))
+    let word = value.to_ascii_lowercase();
+    match word.as_str() {
+        "" => false,
+        "database" | "1" | "on" => true,
+        word => "true".starts_with(word) || "yes".starts_with(word),
+    }
 }
