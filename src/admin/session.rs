@@ -20,7 +20,7 @@ use crate::client::Socket;
 use crate::net::{Channel, Received};
 use crate::pool::{CONSOLE, Calm, CancelKey};
 use crate::wire::frame::{HEADER_LEN, cstr};
-use crate::wire::{Header, backend, frontend};
+use crate::wire::{Header, backend, frame, frontend};
 
 /// The longest query taken, header included. PgBouncer takes what fits its
 /// `pkt_buf`, which is 4 KiB unless set.
@@ -351,9 +351,7 @@ fn fatal(message: &'static str) -> End {
 }
 
 fn bad_header(head: &[u8]) -> End {
-    let hex = head.iter().take(HEADER_LEN);
-    let hex: String = hex.map(|byte| format!("{byte:02x}")).collect();
-    End::Fatal(format!("bad packet header: '{hex}'").into())
+    End::Fatal(frame::bad_header(&head[..HEADER_LEN.min(head.len())]).into())
 }
 
 /// Reads on while a command waits, to see whether the client is still there.

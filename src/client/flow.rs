@@ -9,6 +9,7 @@
 //!
 //! [`Server::is_reusable`]: crate::server::Server::is_reusable
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::server::Exchange;
 use crate::server::answers::{Meter, Owed};
 use crate::server::seeded::{Bug, planted};
 use crate::server::statements::Statement;
-use crate::wire::frame::HEADER_LEN;
+use crate::wire::frame::{HEADER_LEN, bad_header};
 use crate::wire::{Header, Splice, backend, frontend};
 
 pub use answered::{Arrived, ServerFault};
@@ -53,9 +54,9 @@ pub enum ClientFault {
     /// A type that no client may send after login.
     UnknownType(u8),
     /// A length no message of its type has.
-    BadLength,
+    BadLength([u8; HEADER_LEN]),
     /// A body that does not fit its type.
-    Broken(&'static str),
+    Broken,
     /// This statement name is taken.
     NameInUse(Box<[u8]>),
     /// A statement name nobody has prepared.
@@ -70,17 +71,18 @@ pub enum ClientFault {
 
 impl ClientFault {
     /// PgBouncer's text for the client.
-    pub fn message(&self) -> &'static str {
-        match self {
+    pub fn message(&self) -> Cow<'static, str> {
+        let text = match self {
             ClientFault::UnknownType(_) => "unknown pkt",
-            ClientFault::BadLength => "bad pkt header",
-            ClientFault::Broken(text) => text,
+            ClientFault::BadLength(head) => return bad_header(head).into(),
+            ClientFault::Broken => "failed to parse packet",
             ClientFault::NameInUse(_) => "prepared statement name is already in use",
             ClientFault::NoSuchStatement => "prepared statement did not exist",
             ClientFault::TooLong => "prepared statement is too long",
             ClientFault::TooManyNames => "too many prepared statements in one query",
             ClientFault::SimpleQuery => "PQexec disallowed",
-        }
+        };
+        text.into()
     }
 }
 
@@ -341,13 +343,13 @@ impl Flow {
     }
 
     fn client_header(&self, bytes: &[u8]) -> Result<Option<Header>, ClientFault> {
-        let Some(header) = Header::read(bytes) else {
+        let Some(head) = bytes.first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
         let limit = frontend::length_limit(bytes[0]).ok_or(ClientFault::UnknownType(bytes[0]))?;
-        match header {
-            Ok(header) if header.len <= limit.min(self.rules.max_message) => Ok(Some(header)),
-            _ => Err(ClientFault::BadLength),
+        match Header::read(head) {
+            Some(Ok(header)) if header.len <= limit.min(self.rules.max_message) => Ok(Some(header)),
+            _ => Err(ClientFault::BadLength(*head)),
         }
     }
 

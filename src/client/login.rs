@@ -29,6 +29,7 @@ use crate::pool::{
     Welcome,
 };
 use crate::stats::Micros;
+use crate::wire::frame::bad_header;
 use crate::wire::startup::{First, MAX_STARTUP_LEN, StartupError};
 use crate::wire::{backend, frontend, startup};
 
@@ -432,7 +433,7 @@ impl Login {
             let head = self.channel.peek(8).await?;
             let len = match startup::packet_len(head) {
                 Some(Ok(len)) => len,
-                _ => return Err(bad_header(head)),
+                _ => return Err(bad_startup(head)),
             };
             self.channel.peek(len.min(MAX_STARTUP_LEN as usize)).await?;
             let packet = self.channel.take(len);
@@ -466,7 +467,7 @@ impl Login {
                         "invalid startup packet layout: expected terminator as last byte".into(),
                     );
                 }
-                Ok(_) | Err(StartupError::BadHeader) => return Err(bad_header(&packet)),
+                Ok(_) | Err(StartupError::BadHeader) => return Err(bad_startup(&packet)),
             }
             // What came in clear must not be taken for something else later.
             if self.channel.carried() > 0 {
@@ -776,11 +777,6 @@ fn new_key(bouncer: &Bouncer) -> CancelKey {
     }
 }
 
-fn bad_header(bytes: &[u8]) -> Refusal {
-    let hex: String = bytes
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Refusal::Fatal(format!("bad packet header: '{hex}'"))
+fn bad_startup(packet: &[u8]) -> Refusal {
+    Refusal::Fatal(bad_header(&packet[..packet.len().min(8)]))
 }

@@ -4,6 +4,7 @@
 //! both sockets are polled from the same place. What happens to a message is
 //! decided in [`Flow`]; here are the sockets, the waiting and the times.
 
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -803,7 +804,13 @@ impl State {
                 client.address
             );
         }
-        End::Fatal(fault.message())
+        match fault.message() {
+            Cow::Borrowed(message) => End::Fatal(message),
+            Cow::Owned(message) => End::Refused {
+                sqlstate: backend::PROTOCOL_VIOLATION.to_owned(),
+                message,
+            },
+        }
     }
 
     fn may_read_client(&self) -> bool {

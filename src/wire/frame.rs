@@ -84,6 +84,12 @@ pub fn cstr(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&body[..end], &body[end + 1..]))
 }
 
+/// PgBouncer's words for a header that cannot be.
+pub fn bad_header(head: &[u8]) -> String {
+    let hex: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("bad packet header: '{hex}'")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,7 +79,7 @@ impl Flow {
         let Some(body) = step.whole_body() else {
             return Ok(Fate::Wait);
         };
-        let parse = frontend::parse(body).ok_or(ClientFault::Broken("broken Parse packet"))?;
+        let parse = frontend::parse(body).ok_or(ClientFault::Broken)?;
         if self.awaits_names(step) {
             return Ok(Fate::Hold);
         }
@@ -153,7 +153,7 @@ impl Flow {
         &mut self,
         step: &mut Step<'_, '_, impl Surroundings>,
     ) -> Result<Fate, ClientFault> {
-        const BROKEN: ClientFault = ClientFault::Broken("broken Bind packet");
+        const BROKEN: ClientFault = ClientFault::Broken;
         let body = &step.message[HEADER_LEN..];
         let limit = step.around.statement_limit();
         let Some(names) = frontend::bind_names(body) else {
@@ -221,7 +221,7 @@ impl Flow {
         let Some(body) = step.whole_body() else {
             return Ok(Fate::Wait);
         };
-        let broken = ClientFault::Broken("broken Describe packet");
+        let broken = ClientFault::Broken;
         let (kind, name) = frontend::target(body).ok_or(broken)?;
         let limit = step.around.statement_limit();
         if kind == b'P' || name.is_empty() {
@@ -255,7 +255,7 @@ impl Flow {
         let Some(body) = step.whole_body() else {
             return Ok(Fate::Wait);
         };
-        let broken = ClientFault::Broken("broken Close packet");
+        let broken = ClientFault::Broken;
         let (kind, name) = frontend::target(body).ok_or(broken)?;
         if kind == b'P' || name.is_empty() {
             step.push(Owed::Close(Answer::Forward, None));
