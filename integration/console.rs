@@ -4,7 +4,7 @@ use crate::harness::backend::{Fields, Message};
 use crate::harness::frontend::{self, extended, query};
 use crate::harness::pooler::{Ini, Pooler, Table};
 use crate::harness::postgres::client_program;
-use crate::harness::wire::Login;
+use crate::harness::wire::{Login, Wire};
 use crate::harness::{becomes, reference_is_pgweir};
 
 /// Columns of SHOW commands: names, each with the letter of its type.
@@ -862,4 +862,33 @@ fn the_unix_socket_serves_too() {
         String::from_utf8_lossy(&output.expect("psql runs").stdout),
         "over a socket\n"
     );
+}
+
+#[test]
+fn console_logins_are_logged_and_take_places() {
+    let pooler = Ini::transaction()
+        .set("max_db_client_connections", 1)
+        .start();
+    let look = pooler.console_of("stats");
+    pooler.wait_log("login attempt: db=pgbouncer user=stats tls=no");
+    let error = Login::new("stats", "pgbouncer").refused_at(pooler.address());
+    assert_eq!(
+        error.text(),
+        "client connections exceeded (max_db_client_connections)"
+    );
+    // Admins are counted and get in.
+    let admins = [pooler.console_of("admin"), pooler.console_of("admin")];
+    let users = pooler.console("SHOW USERS");
+    let clients = |user| {
+        users
+            .row(&[("name", user)])
+            .number("current_client_connections")
+    };
+    assert_eq!((clients("stats"), clients("admin")), (1, 3));
+    admins.into_iter().for_each(Wire::leave);
+    look.leave();
+    becomes("its place is free", true, || {
+        let again = Login::new("stats", "pgbouncer").at(pooler.address());
+        again.map(Wire::leave).is_ok()
+    });
 }

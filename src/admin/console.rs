@@ -86,6 +86,7 @@ impl Console {
 
     /// Serves one client until it leaves. Runs on the runtime of the caller.
     pub async fn serve(self: Arc<Self>, client: ConsoleClient) {
+        let _places = client.places;
         let stream = &client.channel.stream;
         let (address, local, cipher) = (stream.peer(), stream.local(), stream.cipher());
         let uid = rustix::process::geteuid().as_raw();

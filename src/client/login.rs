@@ -118,6 +118,8 @@ pub struct ConsoleClient {
     pub connected_at: Micros,
     /// Counts it.
     pub socket: Socket,
+    /// Counts it too.
+    pub places: Places,
 }
 
 /// A logged-in client's entries in the pooler's books.
@@ -171,8 +173,9 @@ impl Drop for Registration {
     }
 }
 
+/// Places in `max_db_client_connections` and `max_user_client_connections`.
 #[derive(Debug, Default)]
-struct Places {
+pub struct Places {
     _database: Option<Place<Database>>,
     _user: Option<Place<User>>,
 }
@@ -248,6 +251,7 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
             admin: client.admin,
             id: login.id.unwrap_or_else(|| worker.bouncer.next_id()),
             greeting: client.greeting,
+            places: client.places,
             connected_at: login.connected_at,
             socket,
         })),
@@ -287,6 +291,7 @@ enum Passed {
 struct PassedConsole {
     user: String,
     admin: bool,
+    places: Places,
     greeting: Vec<u8>,
 }
 
@@ -367,20 +372,10 @@ impl Login {
         }
         // Nobody who has not passed makes an entry out of `*`.
         let database = bouncer.known_database(&identity.database);
-        let mut places = self.take_places(database.as_ref(), &identity)?;
+        let mut places = self.take_places(database.as_ref(), &identity.user, false)?;
         let credential = self.find_user(&mut identity, database.as_deref()).await?;
-        self.take_user_place(&mut places, &identity.user)?;
-        if settings.log_connections {
-            tracing::info!(
-                "C: {}/{}@{} login attempt: db={} user={} tls={} replication=no",
-                identity.database,
-                identity.user,
-                self.address,
-                identity.database,
-                identity.user,
-                self.cipher()
-            );
-        }
+        self.take_user_place(&mut places, &identity.user, false)?;
+        self.log_attempt(&identity);
         let demand = self.demand(&identity)?;
         if demand.means == Means::Exchange(Method::Any) {
             self.require_forced_user(database.as_deref())?;
@@ -496,33 +491,54 @@ impl Login {
         Ok(self.channel.write_all(&answer).await?)
     }
 
+    fn log_attempt(&self, identity: &Identity) {
+        if self.worker.bouncer.config().pgbouncer.log_connections {
+            tracing::info!(
+                "C: {}/{}@{} login attempt: db={} user={} tls={} replication=no",
+                identity.database,
+                identity.user,
+                self.address,
+                identity.database,
+                identity.user,
+                self.cipher()
+            );
+        }
+    }
+
+    /// Counts the client, also one that is exempt from limits.
     fn take_places(
         &self,
         database: Option<&Arc<Database>>,
-        identity: &Identity,
+        user: &str,
+        exempt: bool,
     ) -> Result<Places, Refusal> {
         let bouncer = &self.worker.bouncer;
         let mut places = Places::default();
         if let Some(database) = database {
             let limit = bouncer.max_db_client_connections(database);
-            places._database = Place::take(database, limit);
+            places._database = Place::take(database, if exempt { 0 } else { limit });
             if places._database.is_none() {
                 return Err(DATABASE_FULL.into());
             }
         }
-        self.take_user_place(&mut places, &identity.user)?;
+        self.take_user_place(&mut places, user, exempt)?;
         Ok(places)
     }
 
     /// Counts the user, if it is known and not counted yet.
-    fn take_user_place(&self, places: &mut Places, user: &str) -> Result<(), Refusal> {
+    fn take_user_place(
+        &self,
+        places: &mut Places,
+        user: &str,
+        exempt: bool,
+    ) -> Result<(), Refusal> {
         let bouncer = &self.worker.bouncer;
         let counted = places._user.as_ref();
         if counted.is_none_or(|place| place.of().name != user)
             && let Some(user) = bouncer.known_user(user)
         {
             let limit = bouncer.max_user_client_connections(&user);
-            places._user = Place::take(&user, limit);
+            places._user = Place::take(&user, if exempt { 0 } else { limit });
             if places._user.is_none() {
                 return Err("client connections exceeded (max_user_client_connections)".into());
             }
@@ -601,32 +617,40 @@ impl Login {
     async fn run_console(&mut self, mut identity: Identity) -> Result<PassedConsole, Refusal> {
         let config = self.worker.bouncer.config();
         let settings = &config.pgbouncer;
+        let listed = |list, user: &str| crate::config::in_list(list, user);
+        let exempt = listed(&settings.admin_users, &identity.user);
+        let console = self.worker.bouncer.console.clone();
+        let mut places = self.take_places(Some(&console), &identity.user, exempt)?;
         let own = rustix::process::geteuid().as_raw();
         let peer = self.channel.stream.peer_uid();
         if let Some(uid) = peer
             && Authenticated::console_peer(&identity.user, uid, own).is_some()
         {
+            self.log_attempt(&identity);
             tracing::info!("C: pgbouncer access from unix socket");
             return Ok(PassedConsole {
                 user: identity.user,
                 admin: true,
+                places,
                 greeting: Vec::new(),
             });
         }
         let credential = self.find_user(&mut identity, None).await?;
-        let listed = |list| crate::config::in_list(list, &identity.user);
-        let admin = listed(&settings.admin_users);
+        let admin = listed(&settings.admin_users, &identity.user);
+        self.take_user_place(&mut places, &identity.user, admin)?;
+        self.log_attempt(&identity);
         let demand = self.demand(&identity)?;
         let anybody = demand.means == Means::Exchange(Method::Any);
         let (_, greeting) = self
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
-        if !admin && !anybody && !listed(&settings.stats_users) {
+        if !admin && !anybody && !listed(&settings.stats_users, &identity.user) {
             return Err("not allowed".into());
         }
         Ok(PassedConsole {
             user: identity.user,
             admin,
+            places,
             greeting,
         })
     }

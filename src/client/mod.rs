@@ -18,6 +18,6 @@ mod session;
 mod startup;
 mod worker;
 
-pub use login::{ConsoleClient, LoginPolicy, Socket};
+pub use login::{ConsoleClient, LoginPolicy, Places, Socket};
 pub use session::{TakenClient, TakenServer};
 pub use worker::{OnConsole, Worker};

@@ -64,6 +64,9 @@ pub struct Bouncer {
     pub suspension: super::Suspension,
     /// Listening sockets once more, for the next process.
     pub(super) listening: Mutex<Vec<OwnedFd>>,
+
+    /// The console, as a database that clients are counted in.
+    pub console: Arc<Database>,
     config: ArcSwap<Config>,
     tls: ArcSwap<Tls>,
     /// Held by whoever changes the configuration.
@@ -97,6 +100,8 @@ impl Bouncer {
             client_sockets: super::Budget::default(),
             suspension: super::Suspension::default(),
             listening: Mutex::default(),
+
+            console: Arc::new(Database::new(CONSOLE, false, config::Database::default())),
             config: ArcSwap::from_pointee(config),
             tls: ArcSwap::default(),
             changing: Mutex::default(),

@@ -153,13 +153,15 @@ pub fn load_balance_hosts(settings: &config::Database) -> Option<String> {
 pub fn users(console: &Console, rows: &mut Rows<'_>) {
     let bouncer = &console.bouncer;
     for name in user_names(console) {
-        let user = bouncer.known_user(&name).unwrap_or_else(|| {
+        let known = bouncer.known_user(&name);
+        let clients = known.as_ref().map(|it| it.clients().used() as usize);
+        // Such as who comes by the Unix socket as the pooler itself.
+        let here = || console.visitors.iter().filter(|it| it.user == name).count();
+        let user = known.unwrap_or_else(|| {
             let settings = bouncer.config().users.get(&name).cloned();
             Arc::new(User::new(&name, settings.unwrap_or_default()))
         });
         let settings = user.settings.load();
-        let here = console.visitors.iter().filter(|it| it.user == name).count();
-        let clients = user.clients().used() as usize + here;
         let pool_mode = settings.pool_mode.map(PoolMode::as_str);
         rows.put(&[
             name.as_str().into(),
@@ -169,7 +171,7 @@ pub fn users(console: &Console, rows: &mut Rows<'_>) {
             bouncer.max_user_connections(&user).into(),
             user.servers.used().into(),
             bouncer.max_user_client_connections(&user).into(),
-            clients.into(),
+            clients.unwrap_or_else(here).into(),
         ]);
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::console::{Console, Limits};
 use super::process::{Process, ShutdownMode};
 use crate::auth::UserList;
-use crate::client::{ConsoleClient, Socket};
+use crate::client::{ConsoleClient, Places, Socket};
 use crate::config::Config;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::{Bouncer, CancelKey, Client, Database, NewClient};
@@ -123,6 +123,7 @@ impl Scene {
             greeting: Vec::new(),
             connected_at: self.bouncer.clock.now(),
             socket: Socket::new(self.bouncer.clone()),
+            places: Places::default(),
         };
         tokio::spawn(self.console.clone().serve(client));
         theirs
