@@ -86,7 +86,6 @@ impl Console {
 
     /// Serves one client until it leaves. Runs on the runtime of the caller.
     pub async fn serve(self: Arc<Self>, client: ConsoleClient) {
-        let _places = client.places;
         let stream = &client.channel.stream;
         let (address, local, cipher) = (stream.peer(), stream.local(), stream.cipher());
         let uid = rustix::process::geteuid().as_raw();
@@ -104,7 +103,8 @@ impl Console {
         match client.channel.rehome() {
             Ok(channel) => {
                 let session = Session::begin(self, visitor, channel);
-                session.run(client.greeting, client.socket).await;
+                let counted = (client.socket, client.places);
+                session.run(client.greeting, counted).await;
             }
             Err(error) => tracing::warn!("console client lost: {error}"),
         }

@@ -16,7 +16,7 @@ use super::fault::Fault;
 use super::show::{Teller, Telling, VERSION};
 use super::visitor::Visitor;
 use super::wait::Wait;
-use crate::client::Socket;
+use crate::client::{Places, Socket};
 use crate::net::{Channel, Received};
 use crate::pool::{CONSOLE, Calm, CancelKey};
 use crate::wire::frame::{HEADER_LEN, cstr};
@@ -79,9 +79,9 @@ impl Session {
         }
     }
 
-    /// Serves it. `greeting` is what the login has left to say; `socket` is its
-    /// place in `max_client_conn`.
-    pub async fn run(mut self, greeting: Vec<u8>, socket: Socket) {
+    /// Serves it. `greeting` is what the login has left to say; `counted` are
+    /// its places in the limits of clients.
+    pub async fn run(mut self, greeting: Vec<u8>, counted: (Socket, Places)) {
         let end = self.converse(greeting).await;
         let Session { entry, mut channel } = self;
         entry.log_end(&end);
@@ -100,8 +100,8 @@ impl Session {
             }
         } else {
             channel.stream.write_end();
-            // Whoever sees that the connection is closed may use the place.
-            drop(socket);
+            // Whoever sees that the connection is closed may use the places.
+            drop(counted);
         }
     }
 
