@@ -6,6 +6,7 @@ use crate::harness::wire::Lost;
 /// Columns whose values are times, counters, numbers and addresses of sockets.
 const VOLATILE: &[&str] = &[
     "connect_time",
+    "fd",
     "id",
     "link",
     "local_port",
