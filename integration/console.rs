@@ -1,5 +1,7 @@
 //! The admin console: what SHOW returns, how commands are read, who may what.
 
+use std::time::Duration;
+
 use crate::harness::backend::{Fields, Message};
 use crate::harness::frontend::{self, extended, query};
 use crate::harness::pooler::{Ini, Pooler, Table};
@@ -487,6 +489,41 @@ fn show_stats_counts_exactly() {
     assert!(row.number("total_xact_time") >= row.number("total_query_time"));
     let totals = pooler.console("SHOW STATS_TOTALS");
     assert_eq!(totals.row(&[("database", "db")]).number("query_count"), 8);
+}
+
+#[test]
+fn show_stats_counts_what_comes_early_and_in_pieces_once() {
+    let pooler = Ini::transaction().set("default_pool_size", 1).start();
+    // With the startup packet.
+    let login = Login::new("alice", "db");
+    let mut early = Wire::connect(pooler.address());
+    early.send([login.packet(), query("begin")].concat());
+    early.finish_login(&login).expect("let in");
+    let mut early = early.lawless();
+    early.reply();
+    // While it waits for the server.
+    let mut waiting = pooler.client();
+    let asked = query("select 1");
+    waiting.send(&asked);
+    becomes("the clients that wait", 1, || {
+        let pools = pooler.console("SHOW POOLS");
+        pools.row(&[("database", "db")]).number("cl_waiting")
+    });
+    early.run("commit");
+    waiting.reply();
+    // In pieces.
+    let (head, rest) = asked.split_at(7);
+    waiting.send(head);
+    waiting.expect_silence(Duration::from_millis(100));
+    waiting.send(rest);
+    waiting.reply();
+    let sent = query("begin").len() + query("commit").len() + 2 * asked.len();
+    let stats = pooler.console("SHOW STATS");
+    let row = stats.row(&[("database", "db")]);
+    assert_eq!(
+        row.number("total_received"),
+        i64::try_from(sent).expect("small")
+    );
 }
 
 #[test]

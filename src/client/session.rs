@@ -26,7 +26,7 @@ use crate::config::PoolMode;
 use crate::gateway::DatabaseId;
 use crate::net::{Channel, Received};
 use crate::pool::state::Checkout;
-use crate::pool::{Calm, Client, ClientState, Grant, Lease, Pool};
+use crate::pool::{Calm, Client, ClientState, Counters, Grant, Lease, Pool};
 use crate::server::answers::Owed;
 use crate::server::{Exchange, Parameters};
 use crate::stats::Micros;
@@ -330,7 +330,6 @@ impl Session {
             return Poll::Pending;
         }
         self.channel.poll_receive(cx, |cx, chunk, scratch| {
-            state.count_received(chunk.len());
             state.on_client_chunk(cx, chunk, scratch)
         })
     }
@@ -368,6 +367,7 @@ impl Session {
             let arrived = state.server_chunk(chunk, exchange, parameters, &mut out);
             let sent = channel.send(cx, out.output());
             let taken = arrived.map_or(chunk.len(), |arrived| arrived.taken);
+            state.counters().sent.add(taken as u64);
             (taken, (arrived, sent))
         });
         match received {
@@ -503,8 +503,19 @@ impl Session {
 
 impl State {
     /// Deals with what the client sent. Answers how much of it was taken; the
-    /// rest comes again.
+    /// rest comes again, and counts then.
     fn on_client_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &[u8],
+        scratch: &mut BytesMut,
+    ) -> (usize, Outcome<()>) {
+        let (taken, outcome) = self.take_client_chunk(cx, chunk, scratch);
+        self.counters().received.add(taken as u64);
+        (taken, outcome)
+    }
+
+    fn take_client_chunk(
         &mut self,
         cx: &mut Context<'_>,
         chunk: &[u8],
@@ -706,8 +717,6 @@ impl State {
         parameters: &mut Arc<Parameters>,
         out: &mut Splice<'_>,
     ) -> Result<Arrived, ServerFault> {
-        let counters = &self.pool.counters[self.worker.id];
-        counters.sent.add(chunk.len() as u64);
         let mut around = Around {
             worker: &self.worker,
             pool: &self.pool,
@@ -838,9 +847,8 @@ impl State {
             .is_none_or(|lease| lease.exchange.incoming == 0)
     }
 
-    fn count_received(&self, bytes: usize) {
-        let counters = &self.pool.counters[self.worker.id];
-        counters.received.add(bytes as u64);
+    fn counters(&self) -> &Counters {
+        &self.pool.counters[self.worker.id]
     }
 }
 
