@@ -579,6 +579,17 @@ fn show_totals_sums_up_all_databases() {
 }
 
 #[test]
+fn the_version_is_that_of_the_setting() {
+    let pooler = Ini::transaction()
+        .pgweir("pgbouncer_version", "1.24.1")
+        .start();
+    assert_eq!(
+        pooler.console("SHOW VERSION").column("version"),
+        ["PgBouncer 1.24.1"]
+    );
+}
+
+#[test]
 fn show_state_follows_pause() {
     let pooler = Ini::transaction().start();
     let state = || {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::command::{self, Outcome};
 use super::console::Console;
 use super::fault::Fault;
-use super::show::{Teller, Telling, VERSION};
+use super::show::{Teller, Telling};
 use super::visitor::Visitor;
 use super::wait::Wait;
 use crate::client::{Places, Socket};
@@ -107,7 +107,7 @@ impl Session {
 
     async fn converse(&mut self, greeting: Vec<u8>) -> End {
         let mut out = BytesMut::from(greeting.as_slice());
-        put_welcome(&mut out, self.entry.visitor.key);
+        put_welcome(&mut out, &self.entry.console, self.entry.visitor.key);
         let mut has_asked = false;
         loop {
             if let Err(end) = self.send(&mut out).await {
@@ -382,10 +382,10 @@ fn prefix(visitor: &Visitor) -> String {
 }
 
 /// AuthenticationOk, ParameterStatus, BackendKeyData and ReadyForQuery.
-fn put_welcome(out: &mut BytesMut, key: CancelKey) {
+fn put_welcome(out: &mut BytesMut, console: &Console, key: CancelKey) {
     backend::put(out, &Authentication::Ok);
-    let release = VERSION.trim_start_matches("PgBouncer ");
-    let server_version = format!("{release}/bouncer");
+    let config = console.bouncer.config();
+    let server_version = format!("{}/bouncer", config.pgweir.pgbouncer_version);
     for (name, value) in [
         ("server_version", server_version.as_str()),
         ("client_encoding", "UTF8"),

@@ -235,7 +235,7 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
         let log = log.clone();
         Box::new(move || log.dropped_lines())
     };
-    monitoring.show(PoolerCollector::new(bouncer.clone(), VERSION));
+    monitoring.show(PoolerCollector::new(bouncer.clone()));
     monitoring.show(ProcessCollector::new());
     monitoring.show(ProgramCollector::new(
         readiness,

@@ -132,6 +132,7 @@ fn toml_value(kind: Kind, shown: Option<String>) -> Option<String> {
         | Kind::List
         | Kind::File
         | Kind::Path
+        | Kind::Version
         | Kind::HostPort
         | Kind::Address => basic_string(&shown),
     })
@@ -204,6 +205,7 @@ mod tests {
             Kind::Words => "[a-z,]{1,5} '[a-z ,\"]{0,5}'".boxed(),
             Kind::Environment => "[A-Z]{1,3}=[a-z]{0,3} 'B= ,'".boxed(),
             Kind::Path => "/[a-z{}]{0,5}".boxed(),
+            Kind::Version => "[0-9][0-9a-z.+~-]{0,8}".boxed(),
             Kind::HostPort => "[a-z]{1,5}:[1-9][0-9]{0,3}".boxed(),
             Kind::Text | Kind::Secret | Kind::AuthDatabase | Kind::List | Kind::File => {
                 "[!-~][ -~é]{0,8}[!-~]".boxed()

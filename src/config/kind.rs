@@ -36,6 +36,8 @@ pub enum Kind {
     File,
     /// A path of a URL, from its `/`.
     Path,
+    /// A version: at most 32 letters, digits and `.+-~_`, a digit first.
+    Version,
     /// `HOST:PORT`, the host in brackets if it is an IPv6 address.
     HostPort,
     /// `IP:PORT`; nothing for none.
@@ -90,6 +92,7 @@ impl Kind {
             Self::AuthDatabase => "a database other than the reserved \"pgbouncer\"".to_owned(),
             Self::File => "a file name".to_owned(),
             Self::Path => "a path that begins with \"/\"".to_owned(),
+            Self::Version => "a version such as 1.25.2".to_owned(),
             Self::HostPort => "a host and port such as app1:8080".to_owned(),
             Self::Address => "an address and port such as 127.0.0.1:9127".to_owned(),
             Self::Addresses => "addresses such as 127.0.0.1:8080, [::1]:8080".to_owned(),
@@ -119,6 +122,7 @@ impl Kind {
             Self::List => "list".to_owned(),
             Self::File => "file".to_owned(),
             Self::Path => "path".to_owned(),
+            Self::Version => "version".to_owned(),
             Self::HostPort => "host and port".to_owned(),
             Self::Address => "address".to_owned(),
             Self::Addresses => "addresses".to_owned(),
@@ -138,11 +142,20 @@ impl Kind {
             }
             Self::AuthDatabase => text != RESERVED_DATABASE,
             Self::Path => text.starts_with('/'),
+            Self::Version => is_version(text),
             Self::HostPort => is_host_port(text),
             _ => true,
         };
         if fits { Ok(text) } else { Err(ValueError) }
     }
+}
+
+fn is_version(text: &str) -> bool {
+    text.len() <= 32
+        && text.starts_with(|c: char| c.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".+-~_".contains(&b))
 }
 
 fn is_host_port(text: &str) -> bool {
@@ -184,6 +197,17 @@ mod tests {
             Kind::Word(&["round-robin"]).accept("round"),
             Err(ValueError)
         );
+    }
+
+    #[test]
+    fn a_version_is_short_and_plain() {
+        for text in ["1.25.2", "1.25.2-3+deb13u1", "2"] {
+            assert!(accepts(Kind::Version, text), "{text}");
+        }
+        let long = "1".repeat(33);
+        for text in ["", "v1", "1 2", "1\0", "1.2\n", long.as_str()] {
+            assert!(!accepts(Kind::Version, text), "{text:?}");
+        }
     }
 
     #[test]

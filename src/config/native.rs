@@ -23,6 +23,8 @@ section! {
         channel_binding: bool = "1", Kind::Bool, reload, Pgweir;
         /// How long it is remembered that `auth_query` knows no user of a name; 0 asks every time, as PgBouncer does.
         auth_query_negative_ttl: Duration = "1", Kind::Time, reload, Pgweir;
+        /// The version that SHOW VERSION, the console's greeting and `pgbouncer_version_info` give: that of the PgBouncer that pgweir stands in for, since monitoring reads it.
+        pgbouncer_version: String = "1.25.2", Kind::Version, reload, Pgweir;
         /// How log lines are written; `auto` is PgBouncer's format when called as `pgbouncer`, else text on a terminal and JSON elsewhere.
         log_format: String = "auto", Kind::Word(&["auto", "pgbouncer", "text", "json"]), start, Pgweir;
     }

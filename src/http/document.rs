@@ -159,7 +159,7 @@ mod tests {
         observer.record(slot, &Outcome::default());
         let registry = Registry::new();
         let collectors: [Box<dyn Collector>; 4] = [
-            Box::new(PoolerCollector::new(bouncer, "PgBouncer 1.25.2")),
+            Box::new(PoolerCollector::new(bouncer)),
             Box::new(ProcessCollector::new()),
             Box::new(ProgramCollector::new(
                 Readiness::new(),

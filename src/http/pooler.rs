@@ -20,16 +20,14 @@ use crate::pool::Bouncer;
 #[derive(Debug)]
 pub struct PoolerCollector {
     bouncer: Arc<Bouncer>,
-    version: &'static str,
     descs: Vec<Desc>,
 }
 
 impl PoolerCollector {
-    /// A collector of this pooler, which reports `version` as PgBouncer does.
-    pub fn new(bouncer: Arc<Bouncer>, version: &'static str) -> PoolerCollector {
+    /// A collector of this pooler.
+    pub fn new(bouncer: Arc<Bouncer>) -> PoolerCollector {
         PoolerCollector {
             bouncer,
-            version,
             descs: descs(PoolerCollector::families()),
         }
     }
@@ -61,7 +59,7 @@ impl Collector for PoolerCollector {
         let whole = Whole::read(&self.bouncer, &databases, &pools.all);
         let mut families = Vec::new();
         collect(&[whole], &mut families);
-        collect(&[Version(self.version)], &mut families);
+        collect(&[Version::read(&self.bouncer)], &mut families);
         collect(&stats(&pools.more), &mut families);
         collect(&pools.all, &mut families);
         collect(&databases, &mut families);
@@ -77,13 +75,8 @@ mod tests {
     use crate::http::testing::{bouncer, bouncer_with_autodb, join, scrape};
     use crate::pool::{ClientState, Pool};
 
-    const VERSION: &str = "PgBouncer 1.25.2";
-
     fn page(bouncer: &Arc<Bouncer>) -> String {
-        scrape(vec![Box::new(PoolerCollector::new(
-            bouncer.clone(),
-            VERSION,
-        ))])
+        scrape(vec![Box::new(PoolerCollector::new(bouncer.clone()))])
     }
 
     fn pool(bouncer: &Arc<Bouncer>, database: &str, user: &str) -> Arc<Pool> {
@@ -101,7 +94,7 @@ mod tests {
     #[test]
     fn everything_described_is_collected_and_nothing_else() {
         let bouncer = bouncer();
-        let collector = PoolerCollector::new(bouncer, VERSION);
+        let collector = PoolerCollector::new(bouncer);
         let mut described: Vec<_> = PoolerCollector::families()
             .into_iter()
             .map(|of| of.name)

@@ -147,10 +147,18 @@ fn user_names(bouncer: &Bouncer, databases: &[DatabaseNow]) -> HashSet<String> {
 
 /// What SHOW VERSION shows.
 #[derive(Debug)]
-pub(super) struct Version(pub &'static str);
+pub(super) struct Version(String);
+
+impl Version {
+    /// As the configuration has it.
+    pub(super) fn read(bouncer: &Bouncer) -> Version {
+        let config = bouncer.config();
+        Version(format!("PgBouncer {}", config.pgweir.pgbouncer_version))
+    }
+}
 
 impl Row for Version {
-    const LABELS: &'static [Label<Self>] = &[label("version", |version| version.0.into())];
+    const LABELS: &'static [Label<Self>] = &[label("version", |version| version.0.as_str().into())];
     const FAMILIES: &'static [Family<Self>] = &[gauge(
         "pgbouncer_version_info",
         "The version of PgBouncer that the pooler stands in for.",

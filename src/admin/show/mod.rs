@@ -16,8 +16,8 @@ use descriptors::{FDS, HANDOVER};
 pub use descriptors::{Teller, Telling};
 use result::{Columns, Rows, Type, columns};
 
-/// What `SHOW VERSION` and `--version` say: the PgBouncer whose console,
-/// settings and messages these are.
+/// What `--version` says: the PgBouncer whose console, settings and messages
+/// these are. `SHOW VERSION` says it unless `pgbouncer_version` is set.
 pub const VERSION: &str = "PgBouncer 1.25.2";
 
 /// Something that can be shown.
@@ -108,7 +108,7 @@ const ITEMS: &[Item] = &[
         help: Help::Line(1),
         access: Access::Everybody,
         columns: &[&columns(Type::Text, ["version"])],
-        source: Source::Value(VERSION),
+        source: Source::Rows(settings::version),
     },
     Item {
         name: "PEERS",

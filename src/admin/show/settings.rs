@@ -71,6 +71,13 @@ pub fn config(console: &Console, rows: &mut Rows<'_>) {
     }
 }
 
+/// SHOW VERSION.
+pub fn version(console: &Console, rows: &mut Rows<'_>) {
+    let config = console.bouncer.config();
+    let version = format!("PgBouncer {}", config.pgweir.pgbouncer_version);
+    rows.put(&[version.into()]);
+}
+
 /// SHOW STATE.
 pub fn state(console: &Console, rows: &mut Rows<'_>) {
     let (paused, suspended) = (console.bouncer.is_paused(), console.bouncer.is_suspended());
