@@ -142,7 +142,7 @@ impl Author {
     }
 
     fn text(&mut self) -> &'static str {
-        const TEXTS: [&str; 9] = [
+        const TEXTS: [&str; 10] = [
             ROWS,
             ROWS,
             SHELF,
@@ -152,6 +152,7 @@ impl Author {
             "selct",
             "select 'literal'",
             "select 1/0",
+            "select 'one'; select 'two'",
         ];
         TEXTS[self.random.below(TEXTS.len())]
     }

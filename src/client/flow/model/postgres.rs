@@ -305,6 +305,9 @@ impl Postgres {
         }
         let mut all = Sql::read(text).ok_or(SYNTAX_ERROR)?;
         let sql = all.pop_front().ok_or(SYNTAX_ERROR)?;
+        if !all.is_empty() {
+            return Err(SYNTAX_ERROR);
+        }
         let allowed = matches!(sql, Sql::Commit | Sql::Rollback | Sql::Nothing);
         if self.block == Block::Failed && !allowed {
             return Err(FAILED_BLOCK);
