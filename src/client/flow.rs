@@ -318,9 +318,9 @@ impl Flow {
             frontend::FUNCTION_CALL => step.push(Owed::FunctionCall),
             frontend::EXECUTE => {
                 let slot = self.bound_slot;
-                let scripts = self.scripts.as_ref();
-                let bound = scripts.and_then(|scripts| scripts.bound.as_ref());
-                let script = bound.and_then(|bound| bound.script.clone());
+                let Some(script) = self.executed(step) else {
+                    return Ok(Fate::Wait);
+                };
                 self.renaming |= script.is_some();
                 step.push(Owed::Execute(Meter { slot, start: now }, script));
             }

@@ -13,7 +13,7 @@ use crate::stats::Micros;
 use crate::wire::TransactionStatus;
 use crate::wire::backend as msg;
 
-use super::script::{Script, without_position};
+use super::script::{Effect, Script, without_position};
 use super::seeded::{Bug, planted};
 use super::statements::{Presence, Statement, Undone};
 
@@ -213,6 +213,20 @@ impl Answers {
         }
     }
 
+    /// What the statement that has just ended has done with prepared ones, by
+    /// the text of its request.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.script()?.effects.pop_front()
+    }
+
+    /// A client's text is being answered, not one of the pooler's own.
+    pub fn is_clients(&self) -> bool {
+        matches!(
+            self.queue.front(),
+            Some(Owed::Query(..) | Owed::Execute(..))
+        )
+    }
+
     /// The tracked statements that the request being answered uses.
     pub fn used(&self) -> &[Arc<Statement>] {
         match self.queue.front() {
@@ -222,6 +236,11 @@ impl Answers {
             Some(Owed::Query(_, Some(script)) | Owed::Execute(_, Some(script))) => &script.needs,
             _ => &[],
         }
+    }
+
+    /// A Bind has been sent that is not answered yet.
+    pub fn owes_bind(&self) -> bool {
+        self.queue.iter().any(|owed| matches!(owed, Owed::Bind(_)))
     }
 
     /// Nothing is owed but what the pooler answers itself.

@@ -78,7 +78,10 @@ impl Exchange {
         while self.answers.next_fake().is_some() {}
         self.replay.stop();
         if tag == backend::COMMAND_COMPLETE {
-            self.note_tag(body);
+            // Nobody is left who could say whether names are tracked.
+            if matches!(self.note_tag(body), Effect::Unknown) {
+                self.answers.taint();
+            }
         }
         let status = body.first().copied().and_then(TransactionStatus::read);
         let step = self.answers.on_message(tag, status, drop)?;
@@ -95,14 +98,16 @@ impl Exchange {
                 self.prepared.clear(&self.answers);
                 Effect::AllDropped
             }
-            b"PREPARE" | b"DEALLOCATE" => {
-                let effects = self.answers.script().map(|script| &mut script.effects);
-                let effect = effects.and_then(|effects| effects.pop_front());
-                if let Some(Effect::Prepared(_, statement)) = &effect {
-                    self.prepared.made(statement);
+            tag @ (b"PREPARE" | b"DEALLOCATE") => match self.answers.next_effect() {
+                Some(effect) => {
+                    if let Effect::Prepared(_, statement) = &effect {
+                        self.prepared.made(statement);
+                    }
+                    effect
                 }
-                effect.unwrap_or(Effect::Nothing)
-            }
+                None if tag == b"PREPARE" && self.answers.is_clients() => Effect::Unknown,
+                None => Effect::Nothing,
+            },
             _ => Effect::Nothing,
         }
     }

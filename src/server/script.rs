@@ -35,6 +35,8 @@ pub enum Effect {
     AllDropped,
     /// Nothing that the pooler follows.
     Nothing,
+    /// The server has a statement that nobody knows of.
+    Unknown,
 }
 
 /// A name of the client's that was replaced. Places are in characters, as the

@@ -158,7 +158,10 @@ impl Flow {
         let fault = ServerFault(header.tag);
         let status = body.first().copied().and_then(TransactionStatus::read);
         match header.tag {
-            backend::COMMAND_COMPLETE => self.on_tag(body, server),
+            backend::COMMAND_COMPLETE => {
+                let tracked = around.statement_limit() > 0;
+                self.on_tag(body, server, tracked);
+            }
             backend::ERROR_RESPONSE => {
                 self.outcome.error = Some(backend::sqlstate(body).unwrap_or(*b"XX000"));
                 if backend::is_outdated_plan(body) {
@@ -177,11 +180,18 @@ impl Flow {
             answers, prepared, ..
         } = server;
         let mut undone = Vec::new();
-        let discard = |owed| undone.extend(Undone::of(owed));
+        let mut lost = false;
+        let discard = |owed| {
+            lost |= matches!(owed, Owed::Parse(_, None));
+            undone.extend(Undone::of(owed));
+        };
         let step = answers.on_message(header.tag, status, discard);
         let step = step.map_err(|_| fault)?;
         if !undone.is_empty() {
             self.take_back(undone, answers);
+        }
+        if lost {
+            self.lose_unnamed(answers);
         }
         prepared.note(&step, answers);
         if let Some(meter) = step.finished {
@@ -261,12 +271,13 @@ impl Flow {
         }
     }
 
-    fn on_tag(&mut self, body: &[u8], server: &mut Exchange) {
+    fn on_tag(&mut self, body: &[u8], server: &mut Exchange, tracked: bool) {
         match server.note_tag(body) {
             Effect::Prepared(name, statement) => self.remember(&name, statement),
             Effect::Dropped(name) => self.forget(&name),
             Effect::AllDropped => self.statements = None,
-            Effect::Nothing => {}
+            Effect::Unknown if tracked => server.answers.taint(),
+            Effect::Nothing | Effect::Unknown => {}
         }
         let rows = backend::tag_rows(body.strip_suffix(b"\0").unwrap_or(body));
         self.outcome.rows = self.outcome.rows.saturating_add(rows);

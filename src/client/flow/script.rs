@@ -12,14 +12,15 @@
 
 use std::sync::Arc;
 
-use super::statements::Names;
+use super::statements::{MAX_NAMES_LEN, Names};
 use super::step::{Fate, Step, stand_in};
 use super::{ClientFault, Flow, Surroundings};
 use crate::gateway::{Act, Mentions, folded};
+use crate::server::Answers;
 use crate::server::answers::{Answer, Meter, Owed};
 use crate::server::script::{Effect, Rename, Script};
 use crate::server::statements::{Dictionary, Kind, PREFIX, Statement};
-use crate::wire::frame::cstr;
+use crate::wire::frame::{HEADER_LEN, cstr};
 use crate::wire::frontend::{self, Parse};
 
 /// The longest text that is assembled to be changed, in bytes.
@@ -34,12 +35,56 @@ const NOBODY: &[u8] = b"PGWEIR_NONE";
 /// The front of names that only the pooler gives.
 const OWN_PREFIX: &[u8] = b"PGWEIR";
 
-/// The unnamed statement, and the statement last bound, where their texts name
-/// prepared statements.
+/// Portals of one client whose texts name prepared statements.
+const MAX_PORTALS: usize = 16;
+
+/// What the unnamed statement and portals are where their texts name prepared
+/// statements.
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
-    pub(super) unnamed: Option<Arc<Statement>>,
-    pub(super) bound: Option<Arc<Statement>>,
+    pub(super) unnamed: Unnamed,
+    portals: Vec<(Box<[u8]>, Arc<Statement>)>,
+}
+
+/// The text of the unnamed statement.
+#[derive(Debug, Default)]
+pub(super) enum Unnamed {
+    /// It names no statements.
+    #[default]
+    Plain,
+    /// It names some.
+    Script(Arc<Statement>),
+    /// The server has discarded a Parse, so it is an earlier one, or none.
+    Unknown,
+}
+
+impl Scripts {
+    /// Notes what a Bind makes of a portal. A portal that fails is not
+    /// executed, so it need not be undone.
+    pub(super) fn bind(&mut self, portal: &[u8], statement: Option<Arc<Statement>>) -> Portals {
+        self.portals.retain(|(name, _)| **name != *portal);
+        if let Some(statement) = statement {
+            if self.portals.len() == MAX_PORTALS {
+                return Portals::TooMany;
+            }
+            self.portals.push((portal.into(), statement));
+        }
+        Portals::Known
+    }
+
+    fn portal(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        let found = self.portals.iter().find(|(portal, _)| **portal == *name);
+        found.map(|(_, statement)| statement)
+    }
+}
+
+/// Whether it is known what all portals do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Portals {
+    /// It is.
+    Known,
+    /// One had no room.
+    TooMany,
 }
 
 impl Flow {
@@ -115,11 +160,78 @@ impl Flow {
             step.provide(&script.needs, limit, mark);
         }
         frontend::put_parse(step.out.insert(), b"", &statement.definition);
-        self.scripts.get_or_insert_default().unnamed = Some(statement);
+        self.scripts.get_or_insert_default().unnamed = Unnamed::Script(statement);
         step.push(Owed::Parse(Answer::Forward, None));
         Ok(Fate::Rewritten {
             front: step.header.total(),
         })
+    }
+
+    /// A Bind of the unnamed statement, or of one whose names are not tracked,
+    /// by a client whose texts have named statements.
+    pub(super) fn bind_unnamed_script(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+        portal: &[u8],
+        is_unnamed: bool,
+    ) {
+        let unnamed = self.scripts.as_ref().map(|scripts| &scripts.unnamed);
+        let statement = match unnamed {
+            Some(Unnamed::Script(statement)) if is_unnamed => Some(statement.clone()),
+            Some(Unnamed::Unknown) if is_unnamed => {
+                step.answers().taint();
+                None
+            }
+            _ => None,
+        };
+        if let Some(script) = statement.as_ref().and_then(|it| it.script.as_ref()) {
+            let (limit, mark) = (step.around.statement_limit(), step.server.prepared.clock());
+            step.provide(&script.needs, limit, mark);
+            step.make_way(script, limit, mark);
+        }
+        self.bind_script(step, portal, statement);
+    }
+
+    /// Notes what a Bind makes of a portal.
+    pub(super) fn bind_script(
+        &mut self,
+        step: &mut Step<'_, '_, impl Surroundings>,
+        portal: &[u8],
+        statement: Option<Arc<Statement>>,
+    ) {
+        let scripts = self.scripts.get_or_insert_default();
+        if scripts.bind(portal, statement) == Portals::TooMany {
+            step.answers().taint();
+        }
+    }
+
+    /// What the portal of an Execute does with prepared statements; none if
+    /// more of the message has to come first.
+    pub(super) fn executed(
+        &self,
+        step: &Step<'_, '_, impl Surroundings>,
+    ) -> Option<Option<Box<Script>>> {
+        let Some(scripts) = self.scripts.as_deref() else {
+            return Some(None);
+        };
+        let body = &step.message[HEADER_LEN..];
+        let Some((portal, _)) = cstr(body) else {
+            // No name that long has been bound.
+            let is_over = step.is_whole() || body.len() > MAX_NAMES_LEN;
+            return is_over.then_some(None);
+        };
+        let statement = scripts.portal(portal);
+        Some(statement.and_then(|statement| statement.script.clone()))
+    }
+
+    /// The server has discarded what was to become the unnamed statement.
+    pub(super) fn lose_unnamed(&mut self, answers: &mut Answers) {
+        if let Some(scripts) = &mut self.scripts {
+            scripts.unnamed = Unnamed::Unknown;
+            if answers.owes_bind() {
+                answers.taint();
+            }
+        }
     }
 
     /// The statement of a Parse whose text names prepared statements. What
@@ -200,8 +312,10 @@ fn plan(
                 Some(plan.stand_in())
             }
             (act, name, _) => {
-                if act != Act::Execute {
-                    plan.script.effects.push_back(Effect::Nothing);
+                match act {
+                    Act::Prepare => plan.script.effects.push_back(Effect::Unknown),
+                    Act::Execute => {}
+                    _ => plan.script.effects.push_back(Effect::Nothing),
                 }
                 name.is_some_and(is_reserved).then(|| NOBODY.to_vec())
             }

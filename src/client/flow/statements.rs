@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use super::script::Unnamed;
 use super::step::{Fate, Step, observe};
 use super::{ClientFault, Event, Flow, NO_SLOT, Surroundings};
 use crate::server::answers::{Answer, Owed, Tracked};
@@ -16,7 +17,7 @@ use crate::wire::frontend;
 const MAX_TRACKED_PARSE: usize = 64 << 20;
 
 /// The longest pair of names at the front of a Bind.
-const MAX_NAMES: usize = 20_000;
+pub(super) const MAX_NAMES_LEN: usize = 20_000;
 
 /// A client's statements by its own names for them.
 pub(super) type Names = HashMap<Box<[u8]>, Arc<Statement>>;
@@ -125,7 +126,7 @@ impl Flow {
     ) -> Result<Fate, ClientFault> {
         let body = &step.message[HEADER_LEN..];
         let Some((name, query)) = crate::wire::frame::cstr(body) else {
-            if !step.is_whole() && body.len() <= MAX_NAMES {
+            if !step.is_whole() && body.len() <= MAX_NAMES_LEN {
                 return Ok(Fate::Wait);
             }
             // What is wrong with it is the server's to say.
@@ -139,7 +140,7 @@ impl Flow {
         if name.is_empty() {
             self.unnamed_slot = seen.slot;
             if let Some(scripts) = &mut self.scripts {
-                scripts.unnamed = None;
+                scripts.unnamed = Unnamed::Plain;
             }
             if seen.mentions && step.around.statement_limit() > 0 {
                 return self.unnamed_script(step, seen.slot);
@@ -157,7 +158,7 @@ impl Flow {
         let body = &step.message[HEADER_LEN..];
         let limit = step.around.statement_limit();
         let Some(names) = frontend::bind_names(body) else {
-            if !step.is_whole() && body.len() <= MAX_NAMES {
+            if !step.is_whole() && body.len() <= MAX_NAMES_LEN {
                 return Ok(Fate::Wait);
             }
             if limit > 0 {
@@ -171,17 +172,9 @@ impl Flow {
                 true => self.unnamed_slot,
                 false => NO_SLOT,
             };
-            if let Some(scripts) = &mut self.scripts {
-                scripts.bound = match names.statement.is_empty() {
-                    true => scripts.unnamed.clone(),
-                    false => None,
-                };
-            }
-            let bound = self.scripts.as_ref().and_then(|all| all.bound.as_ref());
-            if let Some(script) = bound.and_then(|bound| bound.script.as_ref()) {
-                let mark = step.server.prepared.clock();
-                step.provide(&script.needs, limit, mark);
-                step.make_way(script, limit, mark);
+            if self.scripts.is_some() {
+                let unnamed = names.statement.is_empty();
+                self.bind_unnamed_script(step, names.portal, unnamed);
             }
             step.push(Owed::Bind(None));
             return Ok(Fate::Pass);
@@ -196,12 +189,12 @@ impl Flow {
         step.keep_batch();
         let mark = step.server.prepared.clock();
         step.prepare(&statement, limit);
-        if let Some(scripts) = &mut self.scripts {
-            scripts.bound = None;
-        }
         if let Some(script) = &statement.script {
             step.make_way(script, limit, mark);
-            self.scripts.get_or_insert_default().bound = Some(statement.clone());
+        }
+        if self.scripts.is_some() || statement.script.is_some() {
+            let scripted = statement.script.is_some().then(|| statement.clone());
+            self.bind_script(step, names.portal, scripted);
         }
         let front = HEADER_LEN + body.len() - names.rest.len();
         let rest = step.header.total() - front;

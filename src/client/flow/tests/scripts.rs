@@ -316,3 +316,85 @@ fn an_unnamed_text_takes_effect_when_it_is_executed() {
     bench.receive_whole(&mut server, &answers);
     assert_eq!(bench.flow.prepared(), 0);
 }
+
+/// Execute of a named portal.
+fn execute_portal(name: &str) -> Vec<u8> {
+    message(b'E', &[name.as_bytes(), b"\0\0\0\0\0"].concat())
+}
+
+/// Bind of a portal with a name, to the unnamed statement.
+fn bind_portal(name: &str) -> Vec<u8> {
+    message(b'B', &[name.as_bytes(), b"\0\0\0\0\0\0\0\0"].concat())
+}
+
+#[test]
+fn a_discarded_parse_leaves_the_unnamed_statement_that_was() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let first = [
+        parse("", "prepare p as select 1"),
+        execute_portal("none"),
+        parse("", "select 2"),
+        sync(),
+    ];
+    bench.send_whole(&mut server, &first.concat());
+    bench.receive_whole(&mut server, &[PARSED.to_vec(), error(), ready()].concat());
+    assert!(server.is_settled());
+    // It is the PREPARE that this executes.
+    bench.send_whole(&mut server, &[bind(""), execute(), sync()].concat());
+    bench.receive_whole(
+        &mut server,
+        &[BOUND.to_vec(), complete("PREPARE"), ready()].concat(),
+    );
+    assert!(!server.is_settled(), "it has a statement that nobody knows");
+}
+
+#[test]
+fn a_parse_discarded_in_front_of_a_bind_taints() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let batches = [
+        parse("", "prepare p as select 1"),
+        execute_portal("none"),
+        parse("", "prepare q as select 2"),
+        sync(),
+        bind(""),
+        execute(),
+        sync(),
+    ];
+    bench.send_whole(&mut server, &batches.concat());
+    bench.receive_whole(&mut server, &[PARSED.to_vec(), error(), ready()].concat());
+    let way = [CLOSED, BOUND].concat();
+    bench.receive_whole(&mut server, &[way, complete("PREPARE"), ready()].concat());
+    assert!(!server.is_settled());
+}
+
+#[test]
+fn each_portal_has_its_own_effect() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let batch = [
+        parse("", "prepare p as select 1"),
+        bind_portal("one"),
+        parse("", "prepare q as select 2"),
+        bind_portal("two"),
+        execute_portal("one"),
+        sync(),
+    ];
+    bench.send_whole(&mut server, &batch.concat());
+    let bound = [PARSED, CLOSED, BOUND].concat();
+    let answers = [bound.clone(), bound, complete("PREPARE"), ready()].concat();
+    bench.receive_whole(&mut server, &answers);
+    assert!(server.is_settled());
+    assert_eq!((bench.flow.prepared(), server.prepared.len()), (1, 1));
+    assert_eq!(
+        bench.flow.lookup(b"p").map(|it| &*it.name),
+        Some(&b"PGBOUNCER_1"[..])
+    );
+}
+
+#[test]
+fn a_prepare_that_was_not_seen_taints() {
+    let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
+    let text = [" ".repeat(17_000).as_str(), "prepare p as select 1"].concat();
+    bench.send_whole(&mut server, &query(&text));
+    bench.receive_whole(&mut server, &[complete("PREPARE"), ready()].concat());
+    assert!(!server.is_settled());
+}
