@@ -19,6 +19,9 @@ pub(crate) enum Refusal {
     TargetForm,
     /// Bytes in the target that belong percent-encoded.
     TargetNotAscii,
+    /// A `%` in the path that encodes nothing (RFC 3986, 2.1): what is decoded
+    /// around it could become an encoding for the node.
+    TargetEncoding,
     /// A target longer than [`super::policy::TARGET_MAX`].
     TargetTooLong,
     /// A Transfer-Encoding that is not exactly `chunked`.
@@ -51,7 +54,7 @@ pub(crate) struct Notice {
 
 impl Refusal {
     /// All refusals, in the order of their metric rows.
-    pub(crate) const ALL: [Refusal; 16] = [
+    pub(crate) const ALL: [Refusal; 17] = [
         Refusal::Connect,
         Refusal::Trace,
         Refusal::HostMissing,
@@ -59,6 +62,7 @@ impl Refusal {
         Refusal::HostInvalid,
         Refusal::TargetForm,
         Refusal::TargetNotAscii,
+        Refusal::TargetEncoding,
         Refusal::TargetTooLong,
         Refusal::TransferEncoding,
         Refusal::LengthAndEncoding,
@@ -82,6 +86,7 @@ impl Refusal {
             Refusal::HostInvalid => (bad, "host_invalid", "The Host is not a host name."),
             Refusal::TargetForm => (bad, "target_form", "The request target is not a path."),
             Refusal::TargetNotAscii => (bad, "target_not_ascii", "The request target has to be percent-encoded."),
+            Refusal::TargetEncoding => (bad, "target_encoding", "A percent sign in the path is not followed by two hexadecimal digits."),
             Refusal::TargetTooLong => (StatusCode::URI_TOO_LONG, "target_too_long", "The request target is too long."),
             Refusal::TransferEncoding => (bad, "transfer_encoding", "The only Transfer-Encoding served is chunked."),
             Refusal::LengthAndEncoding => (bad, "length_and_encoding", "The request has both a Content-Length and a Transfer-Encoding."),
