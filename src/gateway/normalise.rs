@@ -166,6 +166,7 @@ impl Normaliser {
     /// Writes the `;` that is due; another statement begins.
     fn begin_next(&mut self) {
         self.semicolon = false;
+        self.sign = None;
         self.plain(b";", false, Last::Other);
         self.first = true;
         self.names = Names::Kept;

@@ -132,6 +132,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("select 1 -- :-)", "select $1"),
     // Several statements
     (";; select 1 ; ; select 2 ;", "select $1; select $2"),
+    ("select -; 1", "select -; $1"),
     ("", ""),
     (" -- nothing", ""),
     // Names that drivers invent
