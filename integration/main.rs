@@ -25,6 +25,7 @@ mod peers;
 mod pool;
 mod prepare;
 mod prepared;
+mod replication;
 mod restart;
 mod secrets;
 mod service_manager;

@@ -7,7 +7,7 @@ use crate::harness::pooler::{Ini, Pooler, Table};
 use crate::harness::postgres::client_program;
 use crate::harness::process;
 use crate::harness::tls::{Certificates, Opening, Tunnel};
-use crate::harness::wire::{Wire, cancel};
+use crate::harness::wire::{Login, Wire, cancel};
 use crate::harness::{becomes, eventually, only_pgweir};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
@@ -277,6 +277,23 @@ fn tls_clients_are_served_by_the_old_process_until_they_leave() {
         "it serves the TLS client"
     );
     secure.leave();
+    assert_eq!(ended(&mut old), Some(0));
+    pooler.assert_serves();
+}
+
+#[test]
+fn replication_clients_are_served_by_the_old_process_until_they_leave() {
+    if pgweir() {
+        return;
+    }
+    let mut pooler = Ini::transaction().secret("postgres", "").start();
+    let login = Login::new("postgres", "db").parameter("replication", "database");
+    let mut client = login.at(pooler.address()).expect("let in");
+    let pid = client.backend_pid();
+    let mut old = pooler.start_beside(reboot(process::program()));
+    pooler.wait_log("1 clients could not be handed over");
+    assert_eq!(client.backend_pid(), pid);
+    client.leave();
     assert_eq!(ended(&mut old), Some(0));
     pooler.assert_serves();
 }

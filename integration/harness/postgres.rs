@@ -289,7 +289,10 @@ fn make_template() -> Folder {
         .iter()
         .map(|(user, method)| format!("host all {user} 127.0.0.1/32 {method}\n"))
         .collect();
-    let rules = format!("local all all trust\n{methods}host all all 127.0.0.1/32 trust\n");
+    let rules = format!(
+        "local all all trust\n{methods}host all all 127.0.0.1/32 trust\n\
+         host replication postgres 127.0.0.1/32 trust\n"
+    );
     folder.write("pg_hba.conf", &rules);
 
     let mut sql = String::new();

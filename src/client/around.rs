@@ -18,6 +18,8 @@ pub struct Around<'a> {
     pub worker: &'a Worker,
     /// The pool.
     pub pool: &'a Pool,
+    /// The server is the client's own.
+    pub own: bool,
     /// The number of the database in the query statistics.
     pub database: Option<DatabaseId>,
     /// The moment the chunk came; zero where it was not worth a clock read.
@@ -42,15 +44,18 @@ impl Surroundings for Around<'_> {
     }
 
     fn statement_limit(&self) -> usize {
-        self.pool.statement_limit()
+        match self.own {
+            true => 0,
+            false => self.pool.statement_limit(),
+        }
     }
 
     fn refuses_blocks(&self) -> bool {
-        self.pool.mode() == PoolMode::Statement
+        !self.own && self.pool.mode() == PoolMode::Statement
     }
 
     fn keeps_server(&self) -> bool {
-        self.pool.mode() == PoolMode::Session
+        self.own || self.pool.mode() == PoolMode::Session
     }
 
     fn finished(&mut self, meter: Meter, outcome: Outcome) {

@@ -49,6 +49,7 @@ impl Login {
             cipher: self.channel.stream.cipher(),
             connected_at: self.connected_at,
             application_name: "".into(),
+            own: None,
         }));
         let pool = bouncer.pool_as(&source.database, auth_user);
         let unknown_for = bouncer.config().pgweir.auth_query_negative_ttl;

@@ -28,9 +28,10 @@ use crate::pool::{
     Bouncer, CONSOLE, CancelKey, Client, Database, Grant, Lease, NewClient, Place, Pool, User,
     Welcome,
 };
+use crate::server::OwnStartup;
 use crate::stats::Micros;
 use crate::wire::frame::bad_header;
-use crate::wire::startup::{First, MAX_STARTUP_LEN, StartupError};
+use crate::wire::startup::{First, MAX_STARTUP_LEN, Replication, StartupError};
 use crate::wire::{backend, frontend, startup};
 
 /// The longest password or SASL message (PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`).
@@ -300,6 +301,8 @@ struct PassedSession {
     pool: Arc<Pool>,
     parameters: Arc<crate::server::Parameters>,
     places: Places,
+    /// The server that is its own.
+    own: Option<Lease>,
 }
 
 impl PassedSession {
@@ -314,16 +317,17 @@ impl PassedSession {
         };
         let counters = &self.pool.counters[login.worker.id];
         counters.client_logins.add(1);
-        Admitted::Session(
-            Box::new(Session::new(
-                login.channel,
-                self.client,
-                self.pool,
-                login.worker,
-                self.parameters,
-            )),
-            registration,
-        )
+        let mut session = Box::new(Session::new(
+            login.channel,
+            self.client,
+            self.pool,
+            login.worker,
+            self.parameters,
+        ));
+        if let Some(own) = self.own {
+            session.begin_with(own);
+        }
+        Admitted::Session(session, registration)
     }
 }
 
@@ -494,13 +498,14 @@ impl Login {
     fn log_attempt(&self, identity: &Identity) {
         if self.worker.bouncer.config().pgbouncer.log_connections {
             tracing::info!(
-                "C: {}/{}@{} login attempt: db={} user={} tls={} replication=no",
+                "C: {}/{}@{} login attempt: db={} user={} tls={} replication={}",
                 identity.database,
                 identity.user,
                 self.address,
                 identity.database,
                 identity.user,
-                self.cipher()
+                self.cipher(),
+                identity.replication.value()
             );
         }
     }
@@ -670,26 +675,6 @@ impl Login {
         if user.credential.load().is_none() && Arc::ptr_eq(&pool.user, &user) {
             pool.credential.store(authenticated.credential().cloned());
         }
-        let client = Arc::new(Client::new(NewClient {
-            id: self.id(),
-            key: new_key(bouncer),
-            database,
-            user,
-            address: self.address,
-            local: self.channel.stream.local(),
-            cipher: self.channel.stream.cipher(),
-            connected_at: self.connected_at,
-            application_name: identity.application_name.as_str().into(),
-        }));
-        let welcome = match pool.welcome() {
-            Some(welcome) => welcome,
-            None => {
-                self.waiting = true;
-                let first = obtain(&self.worker, &pool, &client).await?;
-                first.give_back(self.worker.now());
-                pool.welcome().ok_or(Refusal::Silent)?
-            }
-        };
         let mut parameters = identity.parameters;
         if let Some(index) = bouncer.tracked.index("application_name")
             && bouncer.config().pgbouncer.application_name_add_host
@@ -702,8 +687,46 @@ impl Login {
             let named = name_with_host(name, self.address, local);
             parameters.set(index, &named);
         }
+        let wants_own = identity.replication != Replication::No;
+        let own = wants_own.then(|| {
+            Arc::new(OwnStartup {
+                replication: identity.replication,
+                parameters: parameters.clone(),
+                options: identity.options,
+            })
+        });
+        let client = Arc::new(Client::new(NewClient {
+            id: self.id(),
+            key: new_key(bouncer),
+            database,
+            user,
+            address: self.address,
+            local: self.channel.stream.local(),
+            cipher: self.channel.stream.cipher(),
+            connected_at: self.connected_at,
+            application_name: identity.application_name.as_str().into(),
+            own,
+        }));
+        let (own, welcome) = match (client.own.is_some(), pool.welcome()) {
+            (false, Some(welcome)) => (None, welcome),
+            (false, None) => {
+                self.waiting = true;
+                let first = obtain(&self.worker, &pool, &client).await?;
+                first.give_back(self.worker.now());
+                (None, pool.welcome().ok_or(Refusal::Silent)?)
+            }
+            (true, _) => {
+                self.waiting = true;
+                let (own, welcome) = obtain_own(&self.worker, &pool, &client).await?;
+                (Some(own), Arc::new(welcome))
+            }
+        };
         parameters.fill_from(&welcome.tracked);
-        let parameters = bouncer.parameter_sets.share(parameters);
+        let parameters = match &own {
+            // It has been started with them, and may spell them otherwise.
+            Some(own) => own.parameters.clone(),
+            None => bouncer.parameter_sets.share(parameters),
+        };
         let greeting = greeting(proof, bouncer, &welcome, &parameters, client.key);
         self.channel.write_all(&greeting).await?;
         Ok(Passed::Session(Box::new(PassedSession {
@@ -711,6 +734,7 @@ impl Login {
             pool,
             parameters,
             places,
+            own,
         })))
     }
 }
@@ -721,6 +745,40 @@ pub(super) async fn obtain(
     pool: &Arc<Pool>,
     client: &Arc<Client>,
 ) -> Result<Lease, Refusal> {
+    match pool.checkout_first(client, worker.id, worker.now()) {
+        Checkout::Ready(lease) => Ok(lease),
+        Checkout::Failing(failure) => Err(Refusal::Server(failure)),
+        Checkout::Queued => match wait_for_grant(worker, pool, client).await {
+            Grant::Server(server) => Ok(Lease::granted(server, pool)),
+            Grant::Own(own) => Ok(Lease::granted(own.0, pool)),
+            Grant::Failed(failure) => Err(Refusal::Server(failure)),
+        },
+    }
+}
+
+/// Waits for a server that is opened for the client alone.
+async fn obtain_own(
+    worker: &Worker,
+    pool: &Arc<Pool>,
+    client: &Arc<Client>,
+) -> Result<(Lease, Welcome), Refusal> {
+    pool.ask_for_own(client, worker.id, worker.now());
+    match wait_for_grant(worker, pool, client).await {
+        Grant::Own(own) => {
+            let (server, welcome) = *own;
+            let own = Lease::granted(server, pool);
+            let own = own.rehome(worker.id).ok_or("server conn crashed?")?;
+            Ok((own, welcome))
+        }
+        Grant::Server(server) => {
+            Lease::granted(server, pool).discard("nobody asked for it");
+            Err(Refusal::Silent)
+        }
+        Grant::Failed(failure) => Err(Refusal::Server(failure)),
+    }
+}
+
+async fn wait_for_grant(worker: &Worker, pool: &Arc<Pool>, client: &Arc<Client>) -> Grant {
     /// Leaves the queue if the login ends before its turn.
     struct Queued<'a>(&'a Worker, &'a Arc<Pool>, &'a Arc<Client>);
     impl Drop for Queued<'_> {
@@ -728,24 +786,15 @@ pub(super) async fn obtain(
             self.1.leave(self.2, self.0.now());
         }
     }
-    match pool.checkout_first(client, worker.id, worker.now()) {
-        Checkout::Ready(lease) => Ok(lease),
-        Checkout::Failing(failure) => Err(Refusal::Server(failure)),
-        Checkout::Queued => {
-            let _queued = Queued(worker, pool, client);
-            let granted = std::future::poll_fn(|cx| {
-                client.set_waker(cx.waker());
-                match client.take_grant() {
-                    Some(grant) => std::task::Poll::Ready(grant),
-                    None => std::task::Poll::Pending,
-                }
-            });
-            match granted.await {
-                Grant::Server(server) => Ok(Lease::granted(server, pool)),
-                Grant::Failed(failure) => Err(Refusal::Server(failure)),
-            }
+    let _queued = Queued(worker, pool, client);
+    let granted = std::future::poll_fn(|cx| {
+        client.set_waker(cx.waker());
+        match client.take_grant() {
+            Some(grant) => std::task::Poll::Ready(grant),
+            None => std::task::Poll::Pending,
         }
-    }
+    });
+    granted.await
 }
 
 /// `proof`, AuthenticationOk, ParameterStatus, BackendKeyData, the notice of

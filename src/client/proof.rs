@@ -10,6 +10,7 @@ use crate::auth::hba::{IdentMap, Means, Origin, Visit};
 use crate::auth::{Authenticated, Credential, Reason};
 use crate::net::Address;
 use crate::pool::Database;
+use crate::wire::startup::Replication;
 
 /// What is asked of a client.
 pub(super) struct Demand {
@@ -31,7 +32,7 @@ impl Login {
                 Address::Gone => None,
             },
             is_encrypted: self.is_encrypted(),
-            is_physical_replication: false,
+            is_physical_replication: identity.replication == Replication::Physical,
             database: &identity.database,
             user: &identity.user,
         };

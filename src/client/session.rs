@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use tokio::time::Sleep;
 
 mod handover;
+mod own;
 
 pub use handover::{TakenClient, TakenServer};
 
@@ -108,6 +109,8 @@ struct State {
     back: Vec<u8>,
     /// How far it has come with SUSPEND.
     calm: Calm,
+    /// Its server is its own.
+    own: bool,
 }
 
 type Outcome<T> = Result<T, End>;
@@ -136,6 +139,7 @@ impl Session {
                 transaction_at: None,
                 back: Vec::new(),
                 calm: Calm::No,
+                own: false,
             },
         }
     }
@@ -272,6 +276,7 @@ impl Session {
                 self.state.phase = Phase::Serving;
                 return Err(refused(&failure));
             }
+            Some(Grant::Own(own)) => drop(Lease::granted(own.0, &self.state.pool)),
             Some(Grant::Server(server)) => {
                 let lease = Lease::granted(server, &self.state.pool);
                 self.state.link(cx, lease)?;
@@ -526,6 +531,7 @@ impl State {
             let mut around = Around {
                 worker: &self.worker,
                 pool: &self.pool,
+                own: self.own,
                 database: self.database,
                 now: Micros::ZERO,
                 server: None,
@@ -660,6 +666,7 @@ impl State {
         let mut around = Around {
             worker: &self.worker,
             pool: &self.pool,
+            own: self.own,
             database: self.database,
             now,
             server: Some(&mut server.parameters),
@@ -720,6 +727,7 @@ impl State {
         let mut around = Around {
             worker: &self.worker,
             pool: &self.pool,
+            own: self.own,
             database: self.database,
             now: Micros::ZERO,
             server: Some(parameters),
@@ -749,8 +757,8 @@ impl State {
 
     /// Gives the server back as soon as the pool mode allows.
     fn keep_or_release(&mut self, lease: Lease) {
-        let mode = self.pool.mode();
-        if mode == PoolMode::Session || !lease.exchange.is_settled() || !lease.channel.is_clean() {
+        let keeps = self.own || self.pool.mode() == PoolMode::Session;
+        if keeps || !lease.exchange.is_settled() || !lease.channel.is_clean() {
             self.lease = Some(lease);
             return;
         }
@@ -793,7 +801,10 @@ impl State {
             return;
         };
         self.client.set_server(0);
-        if lease.is_reusable() {
+        if self.own && (lease.is_clean() || lease.exchange.answers.is_copying_in()) {
+            // The end of the connection ends a stream of changes.
+            lease.discard("replication client was closed");
+        } else if lease.is_reusable() {
             lease.release(self.worker.now());
         } else if lease.exchange.is_answered() {
             lease.discard("client disconnect while server was not ready");

@@ -6,7 +6,7 @@ use crate::auth::MAX_USER_BYTES;
 use crate::config::in_list;
 use crate::pool::Bouncer;
 use crate::server::Parameters;
-use crate::wire::startup;
+use crate::wire::startup::{self, Replication};
 
 /// Who a client says it is, and how it wants its session.
 #[derive(Debug, Default)]
@@ -19,6 +19,10 @@ pub struct Identity {
     pub application_name: String,
     /// The tracked parameters it set.
     pub parameters: Parameters,
+    /// `replication`.
+    pub replication: Replication,
+    /// `options`, unread, of a client that wants replication.
+    pub options: Option<String>,
     /// Protocol options (`_pq_.`) that are not supported.
     pub unsupported: Vec<String>,
 }
@@ -36,8 +40,6 @@ pub enum StartupFault {
     InOptions(String),
     /// `options` that are not understood.
     Options,
-    /// `replication`.
-    Replication,
 }
 
 impl fmt::Display for StartupFault {
@@ -52,7 +54,6 @@ impl fmt::Display for StartupFault {
             StartupFault::Options => f.write_str(
                 "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed",
             ),
-            StartupFault::Replication => f.write_str("replication connections are not supported"),
         }
     }
 }
@@ -69,12 +70,19 @@ impl Identity {
         let config = bouncer.config();
         let ignored = &config.pgbouncer.ignore_startup_parameters;
         let mut identity = Identity::default();
+        // It decides what `options` may hold, wherever it stands.
+        for (_, value) in parameters.iter().filter(|(name, _)| *name == "replication") {
+            identity.replication = Replication::read(value).unwrap_or(identity.replication);
+        }
         for (name, value) in parameters.iter() {
             match name {
                 "user" => value.clone_into(&mut identity.user),
                 "database" => value.clone_into(&mut identity.database),
+                // Its server is its own: what it says there is told to that.
+                "options" if identity.replication != Replication::No => {
+                    identity.options = Some(value.to_owned());
+                }
                 "options" => identity.read_options(value, ignored, bouncer)?,
-                "replication" if is_replication(value) => return Err(StartupFault::Replication),
                 "replication" => {}
                 _ if name.starts_with("_pq_.") => identity.unsupported.push(name.to_owned()),
                 _ if identity.set(name, value, bouncer) => {}
@@ -126,16 +134,5 @@ impl Identity {
             value.clone_into(&mut self.application_name);
         }
         true
-    }
-}
-
-/// `database`, or a boolean that PostgreSQL takes for true. PgBouncer ignores
-/// all other words.
-fn is_replication(value: &str) -> bool {
-    let word = value.to_ascii_lowercase();
-    match word.as_str() {
-        "" => false,
-        "database" | "1" | "on" => true,
-        word => "true".starts_with(word) || "yes".starts_with(word),
     }
 }

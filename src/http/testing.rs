@@ -83,6 +83,7 @@ pub(super) fn join(
         cipher: None,
         connected_at: Micros::ZERO,
         application_name: application_name.into(),
+        own: None,
     }));
     bouncer.clients.insert(client.key, client.clone());
     client

@@ -21,7 +21,7 @@ use crate::net::tls::Tls;
 use crate::net::{Host, SocketOptions};
 use crate::server::statements::Dictionary;
 use crate::server::{LoginError, ParameterSets, Record, Server, Target, Tracked};
-use crate::stats::Clock;
+use crate::stats::{Clock, Micros};
 
 /// The name of the console's database.
 pub const CONSOLE: &str = "pgbouncer";
@@ -453,6 +453,7 @@ impl Bouncer {
             startup,
             connect_query: settings.connect_query.clone(),
             turn: database.turn.clone(),
+            own: None,
         }
     }
 
@@ -546,12 +547,18 @@ impl Bouncer {
         }
     }
 
-    pub(super) fn log_login_failed(&self, pool: &Pool, error: &LoginError) {
+    pub(super) fn log_login_failed(
+        &self,
+        pool: &Pool,
+        error: &LoginError,
+        reason: &str,
+        begun: Micros,
+    ) {
         let (database, user) = (&pool.database.name, &pool.user.name);
         tracing::warn!("S: {database}/{user} server login failed: {error}");
         if self.config().pgbouncer.log_disconnections {
-            let reason = error.client_text();
-            tracing::info!("S: {database}/{user} closing because: {reason}");
+            let age = self.clock.now().since(begun) / 1_000_000;
+            tracing::info!("S: {database}/{user} closing because: {reason} (age={age}s)");
         }
     }
 

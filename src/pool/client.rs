@@ -8,11 +8,12 @@ use tokio::sync::oneshot;
 
 use super::handover::{Question, Told};
 use super::state::LoginFailure;
-use super::{Calm, Database, User};
+use super::{Calm, Database, User, Welcome};
 use crate::net::Address;
 use crate::net::tls::Cipher;
-use crate::server::Server;
+use crate::server::{OwnStartup, Server};
 use crate::stats::Micros;
+use crate::wire::startup::Replication;
 
 /// The 8 bytes of BackendKeyData a client is given.
 pub type CancelKey = [u8; 8];
@@ -61,6 +62,8 @@ const NOTICE_SENT: u8 = 2;
 pub enum Grant {
     /// A server.
     Server(Box<Server>),
+    /// A server of its own, and how that greeted.
+    Own(Box<(Box<Server>, Welcome)>),
     /// The reason there is none.
     Failed(Arc<LoginFailure>),
 }
@@ -103,6 +106,8 @@ pub struct Client {
     pub connected_at: Micros,
     /// What it called itself at login.
     pub application_name: Arc<str>,
+    /// It wants replication, and so a server of its own.
+    pub own: Option<Arc<OwnStartup>>,
     state: AtomicU8,
     server: AtomicU64,
     requested_at: AtomicU64,
@@ -161,6 +166,8 @@ pub struct NewClient {
     pub connected_at: Micros,
     /// See [`Client`].
     pub application_name: Arc<str>,
+    /// See [`Client`].
+    pub own: Option<Arc<OwnStartup>>,
 }
 
 impl Client {
@@ -176,6 +183,7 @@ impl Client {
             cipher: new.cipher,
             connected_at: new.connected_at,
             application_name: new.application_name,
+            own: new.own,
             state: AtomicU8::new(ClientState::Idle as u8),
             server: AtomicU64::new(0),
             requested_at: AtomicU64::new(new.connected_at.0),
@@ -190,6 +198,12 @@ impl Client {
             doom: OnceLock::new(),
             seat: Mutex::default(),
         }
+    }
+
+    /// What it has asked for.
+    pub fn replication(&self) -> Replication {
+        let own = self.own.as_ref();
+        own.map_or(Replication::No, |own| own.replication)
     }
 
     /// Its state.

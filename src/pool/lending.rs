@@ -7,16 +7,28 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use super::client::{Client, Grant};
-use super::state::{Checkout, Counts, LoginFailure, Returned, State};
+use super::state::{Checkout, Counts, LoginFailure, Returned, State, Wanted};
 use super::{Bouncer, Counters, Database, Lease, Totals, User, Welcome};
 use crate::auth::Credential;
 use crate::config::PoolMode;
-use crate::server::{self, Retired, Server, ServerState};
+use crate::server::{self, LoginError, Retired, Server, ServerState, Target};
 use crate::stats::Micros;
 use crate::wire::backend;
+use crate::wire::startup::Replication;
 
-/// PgBouncer's words for a server that was made by other settings.
-const OBSOLETE: &str = "database configuration changed";
+/// PgBouncer's words for a server that was made by other settings, and for who
+/// is on it.
+pub(super) const OBSOLETE: &str = "database configuration changed";
+
+/// PgBouncer's words for the end of a server that was for one client alone.
+const OWNER_GONE: &str = "replication client was closed";
+
+/// PgBouncer's words for a server that was for one client alone and let nobody
+/// in.
+const OWN_REFUSED: &str = "login failed";
+
+/// PgBouncer's words for a server that makes place for another.
+const EVICTED: &str = "evicted";
 
 /// How long a reset query may take before its server is given up.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
@@ -208,18 +220,35 @@ impl Pool {
         }
     }
 
+    /// Asks for a server that is opened for the client alone. It comes as a
+    /// [`Grant`], or the client leaves with [`Pool::leave`].
+    pub fn ask_for_own(self: &Arc<Self>, client: &Arc<Client>, home: usize, now: Micros) {
+        self.state().enqueue_apart(client, now);
+        self.launch(home);
+        if self.is_removed() {
+            self.dismiss_waiting();
+        }
+    }
+
     /// A queued client goes. A server that was just granted to it is passed
     /// on.
     pub fn leave(self: &Arc<Self>, client: &Arc<Client>, now: Micros) {
-        let was_waiting = self.state().leave(client);
-        if !was_waiting && let Some(Grant::Server(server)) = client.take_grant() {
-            self.give_back(server, now);
+        if self.state().leave(client) {
+            return;
+        }
+        match client.take_grant() {
+            Some(Grant::Server(server)) => self.give_back(server, now),
+            Some(Grant::Own(own)) => self.discard(own.0, OWNER_GONE),
+            Some(Grant::Failed(_)) | None => {}
         }
     }
 
     /// Takes back a server that was not used.
     pub fn give_back(self: &Arc<Self>, server: Box<Server>, now: Micros) {
         server.record.unlink();
+        if server.record.replication != Replication::No {
+            return self.discard(server, OWNER_GONE);
+        }
         if server.record.is_marked() || self.is_removed() {
             self.state().active_closing();
             return self.close_counted(server, OBSOLETE);
@@ -307,8 +336,11 @@ impl Pool {
                 pool.reset_tested(server).await;
             } else {
                 pool.state().tested_closing();
-                pool.close_and_count(server, "client disconnected with query in progress")
-                    .await;
+                let reason = match server.record.replication {
+                    Replication::No => "client disconnected with query in progress",
+                    _ => "client disconnect while server was not ready",
+                };
+                pool.close_and_count(server, reason).await;
             }
         });
     }
@@ -324,15 +356,24 @@ impl Pool {
         let now = bouncer.clock.now();
         loop {
             let mut state = self.state();
-            if state.logins_wanted(now) == 0 {
-                return;
+            if let Some(idle) = state.make_place(now) {
+                drop(state);
+                // Its end launches again.
+                self.close_counted(idle, EVICTED);
+                continue;
             }
+            let Some(wanted) = state.next_login(now) else {
+                return;
+            };
             if !bouncer.take_server_place(&self.database, &self.user) {
-                let is_wanted = state.waiting() > 0;
+                let is_wanted = state.is_wanted();
+                let idle = state.make_shared_place(now);
                 drop(state);
                 // Somebody's idle server makes room for a client, though not
                 // for a minimum; its end launches again.
-                if is_wanted {
+                if let Some(idle) = idle {
+                    self.close_counted(idle, EVICTED);
+                } else if is_wanted {
                     bouncer.evict_for(self);
                 }
                 return;
@@ -344,10 +385,21 @@ impl Pool {
                     self.user.name
                 );
             }
-            state.login_begun();
-            drop(state);
             let (pool, bouncer) = (self.clone(), bouncer.clone());
-            spawn(async move { pool.log_in(&bouncer, home).await });
+            let client = match wanted {
+                Wanted::Own => state.own_login_begun(),
+                Wanted::Shared => {
+                    state.login_begun();
+                    None
+                }
+            };
+            drop(state);
+            spawn(async move {
+                match client {
+                    Some(client) => pool.log_in_for(&bouncer, client, home).await,
+                    None => pool.log_in(&bouncer, home).await,
+                }
+            });
         }
     }
 
@@ -372,7 +424,7 @@ impl Pool {
         let evicted = self.state().evict();
         let found = evicted.is_some();
         if let Some(server) = evicted {
-            self.close_counted(server, "evicted");
+            self.close_counted(server, EVICTED);
         }
         found
     }
@@ -444,7 +496,7 @@ impl Pool {
 
     /// Whether a client waits for a server.
     pub fn is_waited_for(&self) -> bool {
-        self.state().waiting() > 0
+        self.state().is_wanted()
     }
 
     /// The counters of all workers together.
@@ -477,72 +529,145 @@ impl Pool {
     }
 
     async fn log_in(self: &Arc<Self>, bouncer: &Arc<Bouncer>, home: usize) {
-        let guard = LoginGuard(self);
+        let guard = LoginGuard {
+            pool: self,
+            client: None,
+        };
+        let begun = bouncer.clock.now();
         let generation = self.generation.load(Ordering::Acquire);
-        let target = bouncer.target(self);
+        let attempt = self.attempt(bouncer, &bouncer.target(self), home).await;
+        std::mem::forget(guard);
+        match attempt {
+            Ok((server, welcome)) => {
+                self.welcome.store(Some(Arc::new(welcome)));
+                if self.generation.load(Ordering::Acquire) != generation {
+                    self.state().login_closing();
+                    return self.close_counted(server, "connect string changed");
+                }
+                let now = bouncer.clock.now();
+                let returned = self.state().login_succeeded(server, home, now);
+                self.settle(returned);
+                self.launch(home);
+            }
+            Err(error) => {
+                self.login_failed(bouncer, (&error, begun), None, home)
+                    .await
+            }
+        }
+    }
+
+    /// Logs in the server that is for this client alone.
+    async fn log_in_for(
+        self: &Arc<Self>,
+        bouncer: &Arc<Bouncer>,
+        client: Arc<Client>,
+        home: usize,
+    ) {
+        let guard = LoginGuard {
+            pool: self,
+            client: Some(&client),
+        };
+        let begun = bouncer.clock.now();
+        let generation = self.generation.load(Ordering::Acquire);
+        let mut target = bouncer.target(self);
+        target.own.clone_from(&client.own);
+        let attempt = self.attempt(bouncer, &target, home).await;
+        std::mem::forget(guard);
+        match attempt {
+            Ok((server, _)) if self.generation.load(Ordering::Acquire) != generation => {
+                self.state().own_login_closing(&client);
+                return self.close_counted(server, "connect string changed");
+            }
+            Ok(own) => {
+                let mut state = self.state();
+                if !state.own_login_succeeded(&client) {
+                    drop(state);
+                    return self.close_counted(own.0, OWNER_GONE);
+                }
+                // Under the lock, so that a client that leaves just now finds it.
+                client.grant(Grant::Own(Box::new(own)));
+            }
+            Err(error) if error.is_personal() => {
+                bouncer.log_login_failed(self, &error, OWN_REFUSED, begun);
+                bouncer.give_server_place(&self.database, &self.user);
+                if self.state().own_login_refused(&client) {
+                    client.grant(Grant::Failed(Arc::new(LoginFailure {
+                        sqlstate: backend::PROTOCOL_VIOLATION.into(),
+                        message: OWN_REFUSED.into(),
+                        refused: true,
+                    })));
+                }
+                return self.refill(home);
+            }
+            Err(error) => {
+                let failed = self.login_failed(bouncer, (&error, begun), Some(&client), home);
+                return failed.await;
+            }
+        }
+        self.launch(home);
+    }
+
+    /// Logs a server in, within `server_connect_timeout`, and enters it in the
+    /// books.
+    async fn attempt(
+        &self,
+        bouncer: &Bouncer,
+        target: &Target,
+        home: usize,
+    ) -> Result<(Box<Server>, Welcome), LoginError> {
         let limit = bouncer.config().pgbouncer.server_connect_timeout;
         let attempt = server::login(
-            &target,
+            target,
             &bouncer.tracked,
             self.id,
             bouncer.next_id(),
             &bouncer.clock,
         );
-        let attempt = match limit.is_zero() {
+        let logged_in = match limit.is_zero() {
             true => attempt.await,
             false => match tokio::time::timeout(limit, attempt).await {
                 Ok(attempt) => attempt,
-                Err(_) => Err(server::LoginError::Timeout),
+                Err(_) => Err(LoginError::Timeout),
             },
-        };
-        std::mem::forget(guard);
-        let now = bouncer.clock.now();
-        match attempt {
-            Ok(logged_in) => {
-                let mut server = Box::new(logged_in.server);
-                server.home = home;
-                let parameters = std::mem::take(&mut server.parameters);
-                server.parameters = bouncer
-                    .parameter_sets
-                    .share(Arc::unwrap_or_clone(parameters));
-                self.welcome.store(Some(Arc::new(Welcome::new(
-                    logged_in.parameters,
-                    server.parameters.clone(),
-                    &bouncer.tracked,
-                ))));
-                bouncer
-                    .servers
-                    .insert(server.record.id, server.record.clone());
-                server.record.set_state(ServerState::Idle);
-                bouncer.log_server_connected(self, &server);
-                if self.generation.load(Ordering::Acquire) != generation {
-                    self.state().login_closing();
-                    return self.close_counted(server, "connect string changed");
-                }
-                let returned = self.state().login_succeeded(server, home, now);
-                self.settle(returned);
-                self.launch(home);
-            }
-            Err(error) => self.login_failed(bouncer, &error, home).await,
-        }
+        }?;
+        let mut server = Box::new(logged_in.server);
+        server.home = home;
+        let parameters = std::mem::take(&mut server.parameters);
+        server.parameters = bouncer
+            .parameter_sets
+            .share(Arc::unwrap_or_clone(parameters));
+        let welcome = Welcome::new(
+            logged_in.parameters,
+            server.parameters.clone(),
+            &bouncer.tracked,
+        );
+        bouncer
+            .servers
+            .insert(server.record.id, server.record.clone());
+        server.record.set_state(ServerState::Idle);
+        bouncer.log_server_connected(self, &server);
+        Ok((server, welcome))
     }
 
     async fn login_failed(
         self: &Arc<Self>,
         bouncer: &Bouncer,
-        error: &server::LoginError,
+        (error, begun): (&LoginError, Micros),
+        client: Option<&Arc<Client>>,
         home: usize,
     ) {
-        bouncer.log_login_failed(self, error);
+        let message = error.client_text();
+        bouncer.log_login_failed(self, error, &message, begun);
         let now = bouncer.clock.now();
-        let told = self.state().login_failed(
-            LoginFailure {
-                sqlstate: error.sqlstate().to_owned(),
-                message: error.client_text(),
-                refused: error.is_refusal(),
-            },
-            now,
-        );
+        let failure = LoginFailure {
+            sqlstate: error.sqlstate().to_owned(),
+            message,
+            refused: error.is_refusal(),
+        };
+        let told = match client {
+            Some(client) => self.state().own_login_failed(client, failure, now),
+            None => self.state().login_failed(failure, now),
+        };
         bouncer.give_server_place(&self.database, &self.user);
         let failure = self.state().failure();
         for client in told {
@@ -647,7 +772,7 @@ impl Pool {
     /// Uses the place that a server has left. Clients that wait in other pools
     /// go before the minimum of this one.
     fn refill(self: &Arc<Self>, home: usize) {
-        let is_wanted = self.state().waiting() > 0;
+        let is_wanted = self.state().is_wanted();
         if !is_wanted {
             self.offer_place(home);
         }
@@ -679,7 +804,11 @@ fn check_delay(bouncer: &Bouncer) -> u64 {
 }
 
 /// Counts a login as failed when its task is dropped.
-struct LoginGuard<'a>(&'a Arc<Pool>);
+struct LoginGuard<'a> {
+    pool: &'a Arc<Pool>,
+    /// It is for this client alone.
+    client: Option<&'a Arc<Client>>,
+}
 
 impl Drop for LoginGuard<'_> {
     fn drop(&mut self) {
@@ -688,9 +817,13 @@ impl Drop for LoginGuard<'_> {
             message: "server login was interrupted".into(),
             refused: false,
         };
-        self.0.state().login_failed(failure, Micros::ZERO);
-        if let Some(bouncer) = self.0.bouncer.upgrade() {
-            bouncer.give_server_place(&self.0.database, &self.0.user);
+        let pool = self.pool;
+        match self.client {
+            Some(client) => pool.state().own_login_failed(client, failure, Micros::ZERO),
+            None => pool.state().login_failed(failure, Micros::ZERO),
+        };
+        if let Some(bouncer) = pool.bouncer.upgrade() {
+            bouncer.give_server_place(&pool.database, &pool.user);
         }
     }
 }

@@ -112,6 +112,24 @@ struct Waiting<W> {
     since: Micros,
 }
 
+/// Waits for a server that is opened for it alone.
+#[derive(Debug)]
+struct Apart<W> {
+    client: W,
+    since: Micros,
+    /// The login of its server goes on.
+    begun: bool,
+}
+
+/// A login that is to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of a server for whoever comes.
+    Shared,
+    /// Of a server for one client alone.
+    Own,
+}
+
 #[derive(Debug)]
 struct Failing {
     failure: Arc<LoginFailure>,
@@ -127,7 +145,11 @@ pub struct State<S, W> {
     idle: VecDeque<Idle<S>>,
     /// Longest waiting first.
     waiting: VecDeque<Waiting<W>>,
+    /// Those that no server there is can serve, longest waiting first.
+    apart: VecDeque<Apart<W>>,
     counts: Counts,
+    /// So many of `counts.login` are for one client alone.
+    own_logins: u32,
     failing: Option<Failing>,
     /// Its servers are to be closed as they become free, and none has logged
     /// in since: those it has are no help to who waits.
@@ -142,7 +164,9 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             limits,
             idle: VecDeque::new(),
             waiting: VecDeque::new(),
+            apart: VecDeque::new(),
             counts: Counts::default(),
+            own_logins: 0,
             failing: None,
             stale: false,
             paused: false,
@@ -191,38 +215,149 @@ impl<S, W: PartialEq + Clone> State<S, W> {
         });
     }
 
+    /// Puts a client into the queue that is to have a server of its own.
+    pub fn enqueue_apart(&mut self, client: &W, now: Micros) {
+        self.apart.push_back(Apart {
+            client: client.clone(),
+            since: now,
+            begun: false,
+        });
+    }
+
     /// A waiting client has gone. False if it was not waiting any more: then
     /// it has been granted a server or told of a failure.
     pub fn leave(&mut self, client: &W) -> bool {
         let at = self.waiting.iter().position(|w| w.client == *client);
-        at.and_then(|at| self.waiting.remove(at)).is_some()
+        at.and_then(|at| self.waiting.remove(at)).is_some() || self.leave_apart(client)
     }
 
-    /// How many logins to begin now. Each must be followed by
-    /// [`State::login_begun`].
-    pub fn logins_wanted(&self, now: Micros) -> u32 {
-        if self.paused {
-            return 0;
+    fn leave_apart(&mut self, client: &W) -> bool {
+        let at = self.apart.iter().position(|w| w.client == *client);
+        at.and_then(|at| self.apart.remove(at)).is_some()
+    }
+
+    /// Which login to begin now. It must be followed by
+    /// [`State::login_begun`] or [`State::own_login_begun`].
+    pub fn next_login(&self, now: Micros) -> Option<Wanted> {
+        if self.first_apart().is_some() && self.room(now) > 0 && self.logins_allowed(now) > 0 {
+            return Some(Wanted::Own);
         }
+        (self.logins_wanted(now) > 0).then_some(Wanted::Shared)
+    }
+
+    /// How many logins of servers for whoever comes to begin now.
+    pub fn logins_wanted(&self, now: Micros) -> u32 {
+        let allowed = self.logins_allowed(now);
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let shared_logins = self.counts.login - self.own_logins;
+        let for_waiters = waiting.saturating_sub(shared_logins);
+        let missing = self.limits.min_pool_size.min(self.size());
+        let for_minimum = missing.saturating_sub(self.counts.total()).min(1);
+        let wanted = for_waiters.max(for_minimum);
+        wanted.min(self.room(now)).min(allowed)
+    }
+
+    /// How many logins may begin now, whatever they are for.
+    fn logins_allowed(&self, now: Micros) -> u32 {
         let concurrency = match &self.failing {
-            Some(failing) if now < failing.retry_at => return 0,
+            _ if self.paused => 0,
+            Some(failing) if now < failing.retry_at => 0,
             Some(_) => 1,
             None if self.limits.login_concurrency == 0 => u32::MAX,
             None => self.limits.login_concurrency,
         };
-        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        let for_waiters = waiting.saturating_sub(self.counts.login);
-        let missing = self.limits.min_pool_size.min(self.size());
-        let for_minimum = missing.saturating_sub(self.counts.total()).min(1);
-        let wanted = for_waiters.max(for_minimum);
-        wanted
-            .min(self.room(now))
-            .min(concurrency.saturating_sub(self.counts.login))
+        concurrency.saturating_sub(self.counts.login)
+    }
+
+    /// The first client that waits for the login of its own server to begin.
+    fn first_apart(&self) -> Option<&Apart<W>> {
+        self.apart.iter().find(|apart| !apart.begun)
+    }
+
+    /// Takes out the longest unused idle server where the place of one is
+    /// needed for a client that is to have its own.
+    pub fn make_place(&mut self, now: Micros) -> Option<S> {
+        if !self.lacks_place(now) || self.room(now) > 0 {
+            return None;
+        }
+        self.evict_idle()
+    }
+
+    /// Takes out the longest unused idle server for a client that is to have
+    /// its own, when not the pool but its database or user is full.
+    pub fn make_shared_place(&mut self, now: Micros) -> Option<S> {
+        if !self.lacks_place(now) {
+            return None;
+        }
+        self.evict_idle()
+    }
+
+    /// More clients are to have a server of their own than places are about
+    /// to be free.
+    fn lacks_place(&self, now: Micros) -> bool {
+        let waiting = self.apart.iter().filter(|apart| !apart.begun).count();
+        waiting > self.counts.closing as usize && self.logins_allowed(now) > 0
     }
 
     /// A login has begun.
     pub fn login_begun(&mut self) {
         self.counts.login += 1;
+    }
+
+    /// The login of a server has begun that is for one client alone: this one.
+    pub fn own_login_begun(&mut self) -> Option<W> {
+        let first = self.apart.iter_mut().find(|apart| !apart.begun)?;
+        first.begun = true;
+        self.counts.login += 1;
+        self.own_logins += 1;
+        Some(first.client.clone())
+    }
+
+    /// The server of this client has logged in. False if nobody waits for it
+    /// any more, or it is not to be used now: it is being closed.
+    pub fn own_login_succeeded(&mut self, client: &W) -> bool {
+        if self.paused {
+            self.own_login_closing(client);
+            return false;
+        }
+        self.failing = None;
+        self.own_logins -= 1;
+        self.counts.login -= 1;
+        let is_waiting = self.leave_apart(client);
+        match is_waiting {
+            true => self.counts.active += 1,
+            false => self.counts.closing += 1,
+        }
+        is_waiting
+    }
+
+    /// The server of this client has logged in, but is being closed: the
+    /// client needs another one.
+    pub fn own_login_closing(&mut self, client: &W) {
+        self.own_login_over(client);
+        self.login_closing();
+    }
+
+    /// The server of this client has said no, which is nobody else's matter.
+    /// False if the client does not wait any more.
+    pub fn own_login_refused(&mut self, client: &W) -> bool {
+        self.own_logins -= 1;
+        self.counts.login -= 1;
+        self.leave_apart(client)
+    }
+
+    /// The server of this client could not be reached: it goes on waiting.
+    pub fn own_login_failed(&mut self, client: &W, failure: LoginFailure, now: Micros) -> Vec<W> {
+        self.own_login_over(client);
+        self.login_failed(failure, now)
+    }
+
+    fn own_login_over(&mut self, client: &W) {
+        self.own_logins -= 1;
+        let mut apart = self.apart.iter_mut();
+        if let Some(apart) = apart.find(|apart| apart.client == *client) {
+            apart.begun = false;
+        }
     }
 
     /// A login has succeeded.
@@ -371,6 +506,10 @@ impl<S, W: PartialEq + Clone> State<S, W> {
         if !self.waiting.is_empty() {
             return None;
         }
+        self.evict_idle()
+    }
+
+    fn evict_idle(&mut self) -> Option<S> {
         let idle = self.idle.pop_front()?;
         self.counts.idle -= 1;
         self.counts.closing += 1;
@@ -411,17 +550,29 @@ impl<S, W: PartialEq + Clone> State<S, W> {
 
     /// Number of waiting clients.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.apart.len()
+    }
+
+    /// A client waits for a server, or for the login of its own to begin.
+    pub fn is_wanted(&self) -> bool {
+        !self.waiting.is_empty() || self.first_apart().is_some()
     }
 
     /// Since when the longest waiting client waits.
     pub fn waiting_since(&self) -> Option<Micros> {
-        self.waiting.front().map(|w| w.since)
+        let first = self.waiting.front().map(|w| w.since);
+        let apart = self.apart.front().map(|w| w.since);
+        first.into_iter().chain(apart).min()
     }
 
     /// Takes all waiting clients out of the queue.
     pub fn dismiss_waiting(&mut self) -> Vec<W> {
-        self.waiting.drain(..).map(|w| w.client).collect()
+        let apart = self.apart.drain(..).map(|w| w.client);
+        self.waiting
+            .drain(..)
+            .map(|w| w.client)
+            .chain(apart)
+            .collect()
     }
 
     /// The idle servers.
@@ -447,7 +598,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     }
 
     fn place(&mut self, server: S, home: usize, since: Micros) -> Returned<S, W> {
-        if self.paused || self.counts.total() >= self.most() {
+        if self.paused || self.counts.total() >= self.most() || self.is_place_needed(since) {
             self.counts.closing += 1;
             return Returned::Close(server);
         }
@@ -462,6 +613,18 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             since,
         });
         Returned::Kept
+    }
+
+    /// Whether a client that is to have a server of its own has waited longer
+    /// for the place of a server that is free now than any other for itself.
+    fn is_place_needed(&self, now: Micros) -> bool {
+        let Some(apart) = self.first_apart() else {
+            return false;
+        };
+        let first = self.waiting.front();
+        self.counts.total() + 1 >= self.size()
+            && first.is_none_or(|first| apart.since <= first.since)
+            && self.lacks_place(now)
     }
 
     /// Takes out the client that is served next by a server of worker `home`.
@@ -504,263 +667,4 @@ impl<S, W: PartialEq + Clone> State<S, W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Pool = State<u32, u32>;
-
-    fn pool(pool_size: u32) -> Pool {
-        State::new(Limits {
-            pool_size,
-            server_login_retry: Duration::from_secs(15),
-            ..Limits::default()
-        })
-    }
-
-    fn at(seconds: u64) -> Micros {
-        Micros(seconds * 1_000_000)
-    }
-
-    fn open(pool: &mut Pool, server: u32) -> Returned<u32, u32> {
-        pool.login_begun();
-        pool.login_succeeded(server, 0, at(0))
-    }
-
-    fn refusal() -> LoginFailure {
-        LoginFailure {
-            sqlstate: "28P01".into(),
-            message: "no".into(),
-            refused: true,
-        }
-    }
-
-    #[test]
-    fn a_flood_opens_as_many_servers_as_wait_up_to_the_size() {
-        let mut pool = pool(3);
-        for client in 0..2 {
-            assert_eq!(pool.checkout(&client, 0, at(0)), Checkout::Queued);
-        }
-        assert_eq!(pool.logins_wanted(at(0)), 2);
-        for client in 2..10 {
-            pool.checkout(&client, 0, at(0));
-        }
-        assert_eq!(pool.logins_wanted(at(0)), 3);
-        (0..3).for_each(|_| pool.login_begun());
-        assert_eq!(pool.logins_wanted(at(0)), 0);
-    }
-
-    #[test]
-    fn servers_go_to_the_longest_waiting() {
-        let mut pool = pool(1);
-        pool.checkout(&7, 0, at(0));
-        pool.checkout(&8, 0, at(1));
-        assert_eq!(open(&mut pool, 100), Returned::Granted(7, 100));
-        assert_eq!(pool.release(100, 0, at(2)), Returned::Granted(8, 100));
-        assert_eq!(pool.release(100, 0, at(3)), Returned::Kept);
-        assert_eq!(pool.checkout(&9, 0, at(4)), Checkout::Ready(100));
-    }
-
-    #[test]
-    fn a_server_stays_with_its_worker_while_the_queues_go_on_alike() {
-        let mut pool = pool(1);
-        pool.checkout(&7, 1, Micros(0));
-        pool.checkout(&8, 0, Micros(2_000));
-        assert_eq!(open(&mut pool, 100), Returned::Granted(8, 100));
-        pool.checkout(&9, 0, Micros(2_001));
-        let returned = pool.release(100, 0, Micros(2_002));
-        assert_eq!(returned, Returned::Granted(7, 100));
-    }
-
-    #[test]
-    fn only_the_front_of_a_long_queue_is_looked_through() {
-        let mut pool = pool(1);
-        for client in 0..40 {
-            pool.checkout(&client, usize::from(client < 39), at(0));
-        }
-        assert_eq!(open(&mut pool, 100), Returned::Granted(0, 100));
-    }
-
-    #[test]
-    fn the_newest_idle_server_of_the_own_worker_is_taken_first() {
-        let mut pool = pool(3);
-        for (server, home) in [(1, 0), (2, 0), (3, 1)] {
-            pool.login_begun();
-            pool.login_succeeded(server, home, at(0));
-        }
-        assert_eq!(pool.take_idle(0), Some(2));
-        assert_eq!(pool.take_idle(0), Some(1));
-        assert_eq!(pool.take_idle(0), Some(3));
-        assert_eq!(pool.take_idle(0), None);
-    }
-
-    #[test]
-    fn a_client_that_left_gets_nothing() {
-        let mut pool = pool(1);
-        pool.checkout(&7, 0, at(0));
-        assert!(pool.leave(&7));
-        assert!(!pool.leave(&7));
-        assert_eq!(open(&mut pool, 100), Returned::Kept);
-    }
-
-    #[test]
-    fn after_a_failure_one_login_at_a_time_with_growing_pauses() {
-        let mut pool = pool(5);
-        (0..5).for_each(|client| {
-            pool.checkout(&client, 0, at(0));
-        });
-        pool.login_begun();
-        let failure = LoginFailure {
-            refused: false,
-            ..refusal()
-        };
-        assert_eq!(pool.login_failed(failure.clone(), at(0)), [0u32; 0]);
-        assert_eq!(pool.logins_wanted(at(0)), 0);
-        assert_eq!(pool.logins_wanted(Micros(100_000)), 1);
-        pool.login_begun();
-        pool.login_failed(failure, Micros(100_000));
-        assert_eq!(pool.logins_wanted(Micros(299_999)), 0);
-        assert_eq!(pool.logins_wanted(Micros(300_000)), 1);
-        assert_eq!(open(&mut pool, 1), Returned::Granted(0, 1));
-        assert_eq!(pool.logins_wanted(at(1)), 4);
-    }
-
-    #[test]
-    fn a_refusal_is_told_to_all_who_wait_and_to_newcomers() {
-        let mut pool = pool(5);
-        pool.checkout(&1, 0, at(0));
-        pool.checkout(&2, 0, at(0));
-        pool.login_begun();
-        assert_eq!(pool.login_failed(refusal(), at(0)), [1, 2]);
-        assert!(matches!(pool.checkout(&3, 0, at(0)), Checkout::Failing(_)));
-    }
-
-    #[test]
-    fn after_the_pause_a_newcomer_waits_for_a_new_attempt() {
-        let mut pool = pool(5);
-        pool.checkout(&1, 0, at(0));
-        pool.login_begun();
-        pool.login_failed(refusal(), at(0));
-        assert_eq!(pool.checkout(&2, 0, at(1)), Checkout::Queued);
-        assert_eq!(pool.logins_wanted(at(1)), 1);
-    }
-
-    #[test]
-    fn a_forgotten_failure_neither_answers_nor_delays() {
-        let mut pool = pool(1);
-        pool.checkout(&1, 0, at(0));
-        pool.login_begun();
-        pool.login_failed(refusal(), at(0));
-        assert!(matches!(pool.checkout(&2, 0, at(0)), Checkout::Failing(_)));
-        pool.forget_failure();
-        assert_eq!(pool.checkout(&2, 0, at(0)), Checkout::Queued);
-        assert_eq!(pool.logins_wanted(at(0)), 1);
-    }
-
-    #[test]
-    fn a_failure_beside_a_working_server_lets_clients_wait() {
-        let mut pool = pool(2);
-        open(&mut pool, 1);
-        assert_eq!(pool.checkout(&1, 0, at(0)), Checkout::Ready(1));
-        pool.checkout(&2, 0, at(0));
-        pool.login_begun();
-        assert_eq!(pool.login_failed(refusal(), at(0)), [0u32; 0]);
-        assert_eq!(pool.checkout(&3, 0, at(0)), Checkout::Queued);
-    }
-
-    #[test]
-    fn a_failure_beside_servers_that_are_to_be_closed_is_told() {
-        let mut pool = pool(3);
-        open(&mut pool, 1);
-        assert_eq!(pool.checkout(&1, 0, at(0)), Checkout::Ready(1));
-        pool.set_stale();
-        pool.checkout(&2, 0, at(0));
-        pool.login_begun();
-        assert_eq!(pool.login_failed(refusal(), at(0)), [2]);
-        open(&mut pool, 2);
-        assert_eq!(pool.checkout(&3, 0, at(0)), Checkout::Ready(2));
-        pool.checkout(&4, 0, at(0));
-        pool.login_begun();
-        assert_eq!(pool.login_failed(refusal(), at(0)), [0u32; 0]);
-    }
-
-    #[test]
-    fn the_reserve_opens_for_a_client_that_waited_too_long() {
-        let mut pool = pool(1);
-        pool.set_limits(Limits {
-            reserve_pool_size: 1,
-            reserve_pool_timeout: Duration::from_secs(5),
-            ..pool.limits()
-        });
-        open(&mut pool, 1);
-        pool.take_idle(0);
-        pool.checkout(&1, 0, at(0));
-        assert_eq!(pool.logins_wanted(at(5)), 0);
-        assert_eq!(pool.logins_wanted(at(6)), 1);
-    }
-
-    #[test]
-    fn the_minimum_is_opened_one_at_a_time_and_never_closed_for_idleness() {
-        let mut pool = pool(5);
-        pool.set_limits(Limits {
-            min_pool_size: 2,
-            ..pool.limits()
-        });
-        assert_eq!(pool.logins_wanted(at(0)), 1);
-        (0..3).for_each(|server| {
-            open(&mut pool, server);
-        });
-        assert_eq!(pool.logins_wanted(at(0)), 0);
-        assert_eq!(pool.close_idle(|_, _, spare| spare > 0).len(), 1);
-    }
-
-    #[test]
-    fn a_closing_server_counts_until_it_is_gone() {
-        let mut pool = pool(1);
-        open(&mut pool, 1);
-        pool.take_idle(0);
-        pool.checkout(&1, 0, at(0));
-        pool.active_closing();
-        assert_eq!(pool.logins_wanted(at(0)), 0);
-        pool.closed();
-        assert_eq!(pool.logins_wanted(at(0)), 1);
-    }
-
-    #[test]
-    fn a_login_nobody_wants_any_more_makes_room_when_it_is_gone() {
-        let mut pool = pool(1);
-        pool.checkout(&1, 0, at(0));
-        pool.login_begun();
-        pool.login_closing();
-        assert_eq!(pool.logins_wanted(at(0)), 0);
-        pool.closed();
-        assert_eq!(pool.logins_wanted(at(0)), 1);
-    }
-
-    #[test]
-    fn a_paused_pool_hands_out_nothing_and_keeps_nothing() {
-        let mut pool = pool(2);
-        open(&mut pool, 1);
-        open(&mut pool, 2);
-        assert_eq!(pool.take_idle(0), Some(2));
-        pool.set_paused(true);
-        assert_eq!(pool.checkout(&1, 0, at(0)), Checkout::Queued);
-        assert_eq!(pool.logins_wanted(at(0)), 0);
-        assert_eq!(pool.release(2, 0, at(0)), Returned::Close(2));
-        pool.set_paused(false);
-        assert_eq!(pool.grant_idle(), [(1, 1)]);
-    }
-
-    #[test]
-    fn lowered_sizes_close_what_comes_back() {
-        let mut pool = pool(2);
-        open(&mut pool, 1);
-        open(&mut pool, 2);
-        pool.take_idle(0);
-        pool.set_limits(Limits {
-            pool_size: 1,
-            ..pool.limits()
-        });
-        assert_eq!(pool.surplus(), 1);
-        assert_eq!(pool.release(2, 0, at(0)), Returned::Close(2));
-    }
-}
+mod tests;

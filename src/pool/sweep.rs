@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lending::OBSOLETE;
 use super::{Bouncer, Client, ClientState, Database, Pool};
 use crate::config::PoolMode;
 use crate::stats::Micros;
+use crate::wire::startup::Replication;
 
 /// Time between two sweeps, PgBouncer's.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(333);
@@ -64,6 +66,10 @@ impl Bouncer {
             if let Some(reason) = self.timeouts(&client).over(doing(&client), now) {
                 client.doom(reason);
             }
+            // It may stay for ever, so its server is not waited for.
+            if client.own.is_some() && self.is_on_marked_server(&client) {
+                client.doom(OBSOLETE);
+            }
             let waited = now.since(client.requested_at()) / 1_000_000;
             if client.state() == ClientState::Waiting && notify > 0 && waited > notify {
                 client.notify_of_wait();
@@ -91,9 +97,14 @@ impl Bouncer {
         for client in &self.clients {
             let server = self.servers.get(&client.server());
             if server.is_some_and(|server| server.is_marked() && is_session(server.pool)) {
-                client.doom_after_transaction("database configuration changed");
+                client.doom_after_transaction(OBSOLETE);
             }
         }
+    }
+
+    fn is_on_marked_server(&self, client: &Client) -> bool {
+        let server = self.servers.get(&client.server());
+        server.is_some_and(|server| server.is_marked())
     }
 
     /// The age in force at which a server is closed; zero is after one use.
@@ -169,6 +180,7 @@ impl Bouncer {
             .servers
             .iter()
             .filter(|record| record.pool == pool.id && !record.is_marked())
+            .filter(|record| record.replication == Replication::No)
             .filter(|record| lifetime.is_zero() || now.exceeds(record.connected_at, lifetime))
             .min_by_key(|record| record.connected_at)
             .map(|record| record.value().clone());

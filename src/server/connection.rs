@@ -10,6 +10,7 @@ use super::seeded::{Bug, planted};
 use super::statements::Prepared;
 use super::{Answers, Foreign, Parameters, Record, Replay, Tracked};
 use crate::net::{Channel, Message};
+use crate::wire::startup::Replication;
 use crate::wire::{TransactionStatus, backend, frontend};
 
 /// The longest message taken from a server while nobody is linked to it.
@@ -125,10 +126,17 @@ pub enum Retired {
 impl Server {
     /// Whether another client may get it: the only place that says so.
     ///
-    /// Nothing owed and no transaction, no partial message either way, and no
-    /// cancel request in flight.
+    /// Nothing owed and no transaction, no partial message either way, no
+    /// cancel request in flight, and not opened for one client alone.
     pub fn is_reusable(&self) -> bool {
-        self.exchange.is_settled() && self.channel.is_clean() && !self.record.is_being_canceled()
+        self.is_clean()
+            && !self.record.is_being_canceled()
+            && self.record.replication == Replication::No
+    }
+
+    /// Nothing owed and no transaction, no partial message either way.
+    pub fn is_clean(&self) -> bool {
+        self.exchange.is_settled() && self.channel.is_clean()
     }
 
     /// Runs a query of the pooler's own to its end, before `limit`.

@@ -54,6 +54,7 @@ fn target(kind: u8) -> Target {
         _ => Some(Secret::parse(b"md5ab8b744ff66bee42dc47bae34ca17959")),
     };
     Target {
+        own: None,
         hosts: vec![Host::read("a")],
         port: 5432,
         dbname: "db".to_owned(),

@@ -1,5 +1,6 @@
 //! Logging in to PostgreSQL.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::stats::Clock;
 use crate::wire::backend as msg;
 use crate::wire::backend::ErrorFields;
 use crate::wire::frontend;
+use crate::wire::startup::Replication;
 
 /// The longest message taken from a server during its login.
 const MAX_LOGIN_MESSAGE: usize = 64 * 1024;
@@ -58,6 +60,20 @@ pub struct Target {
     pub connect_query: Option<String>,
     /// Rotation through hosts and their addresses.
     pub turn: Arc<AtomicUsize>,
+    /// What its only client asks for, for a server of a client's own.
+    pub own: Option<Arc<OwnStartup>>,
+}
+
+/// What a replication client asks for. Its server is started with it: a
+/// walsender takes no SET.
+#[derive(Debug, Default)]
+pub struct OwnStartup {
+    /// `replication`.
+    pub replication: Replication,
+    /// The tracked parameters it set.
+    pub parameters: Parameters,
+    /// `options`, unread.
+    pub options: Option<String>,
 }
 
 impl Target {
@@ -67,6 +83,26 @@ impl Target {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.hosts.len().max(1);
         (&self.hosts[turn % count], turn / count)
+    }
+
+    /// The parameters of the startup message.
+    fn parameters(&self, tracked: &Tracked) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        for (name, value) in &self.startup {
+            all.insert((*name).to_owned(), value.clone());
+        }
+        if let Some(own) = &self.own {
+            for (name, value) in own.parameters.pairs(tracked) {
+                // The server would take the last one of several, in its order.
+                all.retain(|known, _| !known.eq_ignore_ascii_case(&name));
+                all.insert(name, value);
+            }
+            all.extend(own.options.clone().map(|it| ("options".into(), it)));
+            all.insert("replication".into(), own.replication.value().into());
+        }
+        all.insert("user".into(), self.user.clone());
+        all.insert("database".into(), self.dbname.clone());
+        all
     }
 }
 
@@ -164,6 +200,15 @@ impl LoginError {
             | LoginError::Tls(_) => false,
         }
     }
+
+    /// Whether it has to do with who logs in and what for: another login may
+    /// go well all the same.
+    pub fn is_personal(&self) -> bool {
+        matches!(
+            self,
+            LoginError::Refused(_) | LoginError::Auth(_) | LoginError::Protocol(_)
+        )
+    }
 }
 
 impl fmt::Display for LoginError {
@@ -206,8 +251,12 @@ pub async fn login(
     let mut channel = Channel::new(stream);
     encrypt(&mut channel, target, host).await?;
     let place = (host.clone(), target.port);
-    let record = Record::new(id, pool, place, &channel.stream, connected_at);
-    send_startup(&mut channel, target).await?;
+    let mut record = Record::new(id, pool, place, &channel.stream, connected_at);
+    record.replication = target
+        .own
+        .as_ref()
+        .map_or(Replication::No, |own| own.replication);
+    send_startup(&mut channel, target, tracked).await?;
     authenticate(&mut channel, target).await?;
     let (record, parameters) = read_greeting(&mut channel, record).await?;
     let mut server = Server {
@@ -222,7 +271,7 @@ pub async fn login(
         && let Err(error) = server.run(query, CONNECT_QUERY_LIMIT).await
     {
         tracing::error!("S: error while executing exec_on_query: {error}");
-        if !server.is_reusable() {
+        if !server.is_clean() {
             return Err(LoginError::Io(error));
         }
     }
@@ -260,14 +309,13 @@ async fn encrypt(channel: &mut Channel, target: &Target, host: &Host) -> Result<
     }
 }
 
-async fn send_startup(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
+async fn send_startup(
+    channel: &mut Channel,
+    target: &Target,
+    tracked: &Tracked,
+) -> Result<(), LoginError> {
     let mut startup = Startup::new();
-    let parameters = &mut startup.parameters;
-    parameters.insert("user".into(), target.user.clone());
-    parameters.insert("database".into(), target.dbname.clone());
-    for (name, value) in &target.startup {
-        parameters.insert((*name).into(), value.clone());
-    }
+    startup.parameters = target.parameters(tracked);
     startup.protocol_number_minor = 0;
     let mut packet = BytesMut::new();
     startup
@@ -385,6 +433,7 @@ mod tests {
             startup: Vec::new(),
             connect_query: None,
             turn: Arc::default(),
+            own: None,
         }
     }
 
@@ -402,6 +451,36 @@ mod tests {
         let (a, b) = (Host::read("a"), Host::read("b"));
         let wanted = [(a.clone(), 0), (b.clone(), 0), (a, 1), (b, 1)];
         assert_eq!(turns(&target(&["a", "b"]), 4), wanted);
+    }
+
+    #[test]
+    fn what_a_replication_client_asks_for_goes_before_what_its_database_says() {
+        let tracked = Tracked::new("");
+        let mut own = OwnStartup {
+            replication: Replication::Logical,
+            options: Some("-c a=b".into()),
+            ..OwnStartup::default()
+        };
+        let style = tracked.index("DateStyle").expect("always tracked");
+        own.parameters.set(style, "German");
+        let target = Target {
+            startup: vec![("datestyle", "ISO".into()), ("timezone", "UTC".into())],
+            own: Some(Arc::new(own)),
+            ..target(&["a"])
+        };
+        let all = target.parameters(&tracked);
+        let all: Vec<_> = all.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(
+            all,
+            [
+                ("DateStyle", "German"),
+                ("database", ""),
+                ("options", "-c a=b"),
+                ("replication", "database"),
+                ("timezone", "UTC"),
+                ("user", ""),
+            ]
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use cancel::forward_cancel;
 pub use connection::{Exchange, Retired, Server};
 pub use foreign::{Fate as ForeignFate, Foreign};
 pub use handover::Taken;
-pub use login::{LoggedIn, LoginError, Target, login};
+pub use login::{LoggedIn, LoginError, OwnStartup, Target, login};
 pub use parameters::{ParameterSets, Parameters, Tracked};
 pub use record::{Record, ServerState};
 pub use replay::Replay;

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::net::tls::Cipher;
 use crate::net::{Address, Host, Stream};
 use crate::stats::Micros;
+use crate::wire::startup::Replication;
 
 /// Cancel requests in flight to one server, at most.
 const MAX_CANCELS: u32 = 2;
@@ -73,6 +74,8 @@ pub struct Record {
     pub pid: i32,
     /// The backend's cancel secret.
     pub secret: Bytes,
+    /// It was opened for one replication client, which alone it serves.
+    pub replication: Replication,
     requested_at: AtomicU64,
     state: AtomicU8,
     client: AtomicU64,
@@ -105,6 +108,7 @@ impl Record {
             connected_at,
             pid: 0,
             secret: Bytes::new(),
+            replication: Replication::No,
             requested_at: AtomicU64::new(connected_at.0),
             state: AtomicU8::new(ServerState::New as u8),
             client: AtomicU64::new(0),

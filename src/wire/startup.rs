@@ -16,6 +16,55 @@ pub const PROTOCOL_3_0: u32 = 0x0003_0000;
 /// The largest startup packet PostgreSQL accepts (`MAX_STARTUP_PACKET_LENGTH`).
 pub const MAX_STARTUP_LEN: u32 = 10_000;
 
+/// What `replication` in a StartupMessage asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replication {
+    /// An ordinary session.
+    #[default]
+    No,
+    /// Replication commands, and SQL in one database.
+    Logical,
+    /// Replication commands.
+    Physical,
+}
+
+impl Replication {
+    /// Reads the parameter's value: `database`, or a boolean in PostgreSQL's
+    /// words. PgBouncer passes over all others.
+    pub fn read(value: &str) -> Option<Replication> {
+        if value == "database" {
+            return Some(Replication::Logical);
+        }
+        let word = value.to_ascii_lowercase();
+        let begins = |whole: &str| !word.is_empty() && whole.starts_with(&word);
+        match word.as_str() {
+            "1" | "on" => Some(Replication::Physical),
+            "0" | "of" | "off" => Some(Replication::No),
+            _ if begins("true") || begins("yes") => Some(Replication::Physical),
+            _ if begins("false") || begins("no") => Some(Replication::No),
+            _ => None,
+        }
+    }
+
+    /// The parameter's value.
+    pub fn value(self) -> &'static str {
+        match self {
+            Replication::No => "no",
+            Replication::Logical => "database",
+            Replication::Physical => "yes",
+        }
+    }
+
+    /// PgBouncer's word for it in SHOW CLIENTS and SHOW SERVERS.
+    pub fn name(self) -> &'static str {
+        match self {
+            Replication::No => "none",
+            Replication::Logical => "logical",
+            Replication::Physical => "physical",
+        }
+    }
+}
+
 /// The first packet of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum First<'a> {
@@ -232,6 +281,28 @@ mod tests {
         );
         assert_eq!(read(&packet(0x0002_0000, b"old")), Ok(First::Version2));
         assert_eq!(read(&packet(77, b"")), Err(StartupError::BadHeader));
+    }
+
+    #[test]
+    fn replication_is_read_as_pgbouncer_reads_it() {
+        use Replication::{Logical, No, Physical};
+        for (value, read) in [
+            ("database", Some(Logical)),
+            ("DATABASE", None),
+            ("yes", Some(Physical)),
+            ("T", Some(Physical)),
+            ("1", Some(Physical)),
+            ("on", Some(Physical)),
+            ("off", Some(No)),
+            ("n", Some(No)),
+            ("fal", Some(No)),
+            ("0", Some(No)),
+            ("o", None),
+            ("", None),
+            ("perhaps", None),
+        ] {
+            assert_eq!(Replication::read(value), read, "{value}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::net::tls::Cipher;
 use crate::pool::{CONSOLE, Client, ClientState, Pool};
 use crate::server::{Record, ServerState};
 use crate::stats::Micros;
+use crate::wire::startup::Replication;
 
 /// Microseconds in a second.
 const SECOND: u64 = 1_000_000;
@@ -70,6 +71,7 @@ struct Connection {
     kind: &'static str,
     user: String,
     database: String,
+    replication: Replication,
     state: &'static str,
     /// The state as SOCKETS calls it.
     socket_state: &'static str,
@@ -191,6 +193,7 @@ fn of_client(client: &Client, pool: usize, unix_port: u16, now: Micros) -> Conne
         kind: "C",
         user: client.user.name.clone(),
         database: client.database.name.clone(),
+        replication: client.replication(),
         state: state.name(),
         socket_state,
         address: client.address,
@@ -214,6 +217,7 @@ fn of_visitor(visitor: &Visitor, pool: usize, unix_port: u16, now: Micros) -> Co
         kind: "C",
         user: visitor.user.clone(),
         database: CONSOLE.to_owned(),
+        replication: Replication::No,
         state: ClientState::Idle.name(),
         socket_state: "cl_active",
         address: visitor.address,
@@ -245,6 +249,7 @@ fn of_server(server: &Record, pool: &Pool) -> Connection {
         kind: "S",
         user: pool.user.name.clone(),
         database: pool.database.name.clone(),
+        replication: server.replication,
         state: state.name(),
         socket_state,
         address: server.address,
@@ -271,7 +276,7 @@ impl Connection {
             self.kind.into(),
             self.user.as_str().into(),
             self.database.as_str().into(),
-            "none".into(),
+            self.replication.name().into(),
             state.into(),
             self.address.host().into(),
             self.port(self.address).into(),

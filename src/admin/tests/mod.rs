@@ -148,6 +148,7 @@ impl Scene {
             cipher: None,
             connected_at: self.bouncer.clock.now(),
             application_name: "app".into(),
+            own: None,
         }));
         self.bouncer.clients.insert(key, client.clone());
         client

@@ -36,7 +36,7 @@ impl Scene {
             Checkout::Failing(failure) => panic!("{failure:?}"),
             Checkout::Queued => match granted(&client).await {
                 Grant::Server(server) => Lease::granted(server, &pool),
-                Grant::Failed(failure) => panic!("{failure:?}"),
+                other => panic!("{other:?}"),
             },
         };
         lease.record.link(client.id, self.bouncer.clock.now());

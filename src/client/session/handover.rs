@@ -76,6 +76,8 @@ impl Session {
         let server = server.map(|lease| ToldServer::of(lease, now));
         let movable = self.state.calm == Calm::Still
             && stream.cipher().is_none()
+            // The next process, a PgBouncer perhaps, would lend its server out.
+            && !self.state.own
             && server.as_ref().is_none_or(|server| server.whole.is_some());
         let names = self.state.flow.hand_over().filter(|_| movable);
         let socket = names.as_ref().and_then(|_| stream.duplicate().ok());
@@ -124,6 +126,7 @@ impl Session {
             cipher: None,
             connected_at: more.map_or(now, |more| ago(more.age)),
             application_name: name.into(),
+            own: None,
         }));
         let mut session = Box::new(Session::new(
             Channel::new(stream),
@@ -172,8 +175,8 @@ impl State {
         }
     }
 
-    /// Goes on with a server that the client had in another process.
-    fn enter(&mut self, lease: Lease, querying: bool, began: Option<Micros>) {
+    /// Begins with a server: one of its own, or one it had in another process.
+    pub(super) fn enter(&mut self, lease: Lease, querying: bool, began: Option<Micros>) {
         let client = &self.client;
         client.set_server(lease.record.id);
         client.set_state(ClientState::Active);
