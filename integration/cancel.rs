@@ -4,6 +4,7 @@ use crate::harness::fault::{Fault, FaultProxy};
 use crate::harness::frontend::{cancel_request, extended, query};
 use crate::harness::pooler::Ini;
 use crate::harness::postgres::Postgres;
+use crate::harness::scripted::{ScriptedServer, Step, answer, welcome_with_key};
 use crate::harness::wire::{Wire, cancel};
 use crate::harness::{Random, becomes, only_pgweir, together};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,6 +100,107 @@ fn a_cancel_needs_no_free_place_in_the_pool() {
         cancel(pooler.address(), &client.key);
         assert_eq!(client.reply().code(), "57014");
     }
+}
+
+#[test]
+fn a_long_key_works_whole_alone() {
+    if only_pgweir("PgBouncer speaks protocol 3.0 alone") {
+        return;
+    }
+    let pooler = Ini::transaction().start();
+    let mut short = pooler.client();
+    let long = pooler.login("alice").minor(2).at(pooler.address());
+    let mut long = long.expect("protocol 3.2 is spoken");
+    for client in [&mut short, &mut long] {
+        client.send(query("select pg_sleep(60)"));
+    }
+    pooler.database.wait_running(2, "pg_sleep");
+    let whole = long.key.clone();
+    let longer = [&whole[..], &[0]].concat();
+    let mut other = whole.clone();
+    other[35] ^= 1;
+    let lengthened = [&short.key[..], &[0; 28]].concat();
+    for key in [&whole[..8], &whole[..35], &longer, &other, &lengthened] {
+        cancel(pooler.address(), key);
+    }
+    assert_eq!(pooler.database.backends_in("active"), 2);
+    cancel(pooler.address(), &whole);
+    assert_eq!(long.reply().code(), "57014");
+    cancel(pooler.address(), &short.key.clone());
+    assert_eq!(short.reply().code(), "57014");
+}
+
+#[test]
+fn a_cancel_request_is_read_only_as_far_as_one_can_go() {
+    if only_pgweir("PgBouncer waits for what the length says") {
+        return;
+    }
+    let pooler = Ini::transaction().start();
+    let mut wire = Wire::connect(pooler.address());
+    // The head of one with a secret of 257 bytes.
+    wire.send([0, 0, 1, 13, 0x04, 0xd2, 0x16, 0x2e]);
+    wire.expect_closed();
+}
+
+#[test]
+fn servers_get_the_long_keys_they_gave() {
+    if only_pgweir("PgBouncer speaks protocol 3.0 alone") {
+        return;
+    }
+    let key = [&[0, 0, 0, 77][..], &[9; 256]].concat();
+    let server = ScriptedServer::start(vec![
+        vec![
+            Step::Startup,
+            Step::Send(welcome_with_key(&key)),
+            Step::Expect(b'Q'),
+            Step::Pause,
+            Step::Send(answer(b"canceled")),
+            Step::Behave,
+        ],
+        vec![Step::Startup],
+    ]);
+    let ini = Ini::transaction().pgweir("server_protocol", "3.2");
+    let pooler = ini.server(server.address()).start();
+    let mut client = pooler.client();
+    assert_eq!(server.report()[..4], [0, 3, 0, 2]);
+    client.send(query("select 1"));
+    server.report();
+    cancel(pooler.address(), &client.key);
+    let request = server.report();
+    assert_eq!(request[..4], [0x04, 0xd2, 0x16, 0x2e]);
+    assert!(request[4..] == key);
+    server.go_on();
+    assert_eq!(client.reply().value(), "canceled");
+}
+
+#[test]
+fn a_server_with_a_key_that_is_none_is_refused() {
+    for key in [&[0; 3][..], &[0; 7], &[0; 4 + 257]] {
+        let server = ScriptedServer::start(vec![vec![
+            Step::Startup,
+            Step::Send(welcome_with_key(key)),
+            Step::AwaitEnd,
+        ]]);
+        if key.len() > 8 && only_pgweir("PgBouncer takes the first bytes of any") {
+            continue;
+        }
+        let pooler = Ini::transaction().server(server.address()).start();
+        pooler.login("alice").refused_at(pooler.address());
+    }
+}
+
+#[test]
+fn servers_that_speak_less_are_spoken_to_so() {
+    if only_pgweir("PgBouncer speaks protocol 3.0 alone") {
+        return;
+    }
+    let ini = Ini::transaction().pgweir("server_protocol", "3.2");
+    let pooler = ini.start();
+    let mut client = pooler.client();
+    client.send(query("select pg_sleep(60)"));
+    pooler.database.wait_running(1, "pg_sleep");
+    cancel(pooler.address(), &client.key);
+    assert_eq!(client.reply().code(), "57014");
 }
 
 #[test]

@@ -38,6 +38,22 @@ fn a_request_is_passed_on_to_the_peer_that_has_the_client() {
 }
 
 #[test]
+fn a_long_key_finds_its_way_too() {
+    if only_pgweir("PgBouncer speaks protocol 3.0 alone") {
+        return;
+    }
+    let [one, other] = peers();
+    let client = one.login("alice").minor(2).at(one.address());
+    let mut client = client.expect("protocol 3.2 is spoken");
+    let key = client.key.clone();
+    assert_eq!((key.len(), key[1], key[2], key[7] & 3), (36, 1, 0, 3));
+    client.send(query("select pg_sleep(30)"));
+    one.wait_pool("sv_active", 1);
+    cancel(other.address(), &key);
+    assert_eq!(client.reply().error().expect("canceled").code(), "57014");
+}
+
+#[test]
 fn a_key_names_its_peer_in_pgbouncers_layout() {
     let [_one, other] = peers();
     let key = other.client().key;

@@ -6,6 +6,7 @@ use crate::harness::frontend::{bind, execute, message, parse, query, sync};
 use crate::harness::pooler::{Ini, Pooler, Table};
 use crate::harness::postgres::client_program;
 use crate::harness::process;
+use crate::harness::scripted::{ScriptedServer, Step, answer, welcome_with_key};
 use crate::harness::tls::{Certificates, Opening, Tunnel};
 use crate::harness::wire::{Login, Wire, cancel};
 use crate::harness::{becomes, eventually, only_pgweir};
@@ -167,6 +168,37 @@ fn cancel_keys_stay() {
     let reply = client.reply();
     assert_eq!(reply.error().expect("canceled").code(), "57014");
     assert_eq!(client.value("select 'on'"), "on");
+}
+
+#[test]
+fn long_cancel_keys_stay() {
+    if pgweir() {
+        return;
+    }
+    let key = [&[0, 0, 0, 77][..], &[9; 256]].concat();
+    let server = ScriptedServer::start(vec![
+        vec![
+            Step::Startup,
+            Step::Send(welcome_with_key(&key)),
+            Step::Expect(b'Q'),
+            Step::Pause,
+            Step::Send(answer(b"canceled")),
+            Step::Behave,
+        ],
+        vec![Step::Startup],
+    ]);
+    let mut pooler = Ini::transaction().server(server.address()).start();
+    let client = pooler.login("alice").minor(2).at(pooler.address());
+    let mut client = client.expect("protocol 3.2 is spoken");
+    server.report();
+    client.send(query("select 1"));
+    server.report();
+    restart(&mut pooler);
+    cancel(pooler.address(), &client.key[..8]);
+    cancel(pooler.address(), &client.key);
+    assert!(server.report()[4..] == key);
+    server.go_on();
+    assert_eq!(client.reply().value(), "canceled");
 }
 
 #[test]

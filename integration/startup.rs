@@ -3,8 +3,8 @@
 use crate::harness::backend::{Fields, Message};
 use crate::harness::frontend::{self, VERSION_3, gssenc_request, ssl_request, startup, untyped};
 use crate::harness::pooler::{Ini, Pooler};
-use crate::harness::reference_is_pgweir;
 use crate::harness::wire::{Login, Lost, Wire};
+use crate::harness::{only_pgweir, reference_is_pgweir};
 use std::time::Duration;
 
 #[track_caller]
@@ -109,17 +109,36 @@ fn a_later_protocol_3_is_negotiated_down() {
         ("database", "db"),
         ("_pq_.command_tag_format", "legacy"),
     ];
-    for version in [VERSION_3, VERSION_3 + 2] {
-        let mut wire = sent(&pooler, frontend::startup_version(version, &parameters));
+    // PgBouncer has 3.0 only.
+    let newest = if reference_is_pgweir() { 2 } else { 0 };
+    for asked in [0, 2, 3, 9999] {
+        let spoken = newest.min(asked);
+        let packet = frontend::startup_version(VERSION_3 + asked, &parameters);
+        let mut wire = sent(&pooler, packet);
         let names = vec!["_pq_.command_tag_format".to_owned()];
         assert_eq!(
             wire.recv(),
-            Message::NegotiateProtocolVersion(VERSION_3, names)
+            Message::NegotiateProtocolVersion(VERSION_3 + spoken, names)
         );
         wire.finish_login(&pooler.login("alice"))
             .expect("then it goes on");
-        assert_eq!(wire.key.len(), 8, "a key of protocol 3.0");
+        assert_eq!(wire.key.len(), if spoken < 2 { 8 } else { 36 });
         assert_eq!(wire.value("select 1"), "1");
+    }
+}
+
+#[test]
+fn what_is_spoken_is_not_negotiated() {
+    if only_pgweir("PgBouncer speaks 3.0 alone") {
+        return;
+    }
+    let pooler = Ini::transaction().start();
+    for (minor, key) in [(0, 8), (1, 8), (2, 36)] {
+        let login = pooler.login("alice").minor(minor);
+        let mut wire = sent(&pooler, login.packet());
+        assert!(matches!(wire.recv(), Message::Authentication(0, _)));
+        wire.finish_login(&login).expect("let in");
+        assert_eq!(wire.key.len(), key, "3.{minor}");
     }
 }
 

@@ -79,6 +79,9 @@ pub struct Client {
     pub request_age: u64,
     /// A query of its is running.
     pub querying: bool,
+    /// What of its cancel key follows the 8 bytes in SHOW FDS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_rest: Option<Box<[u8]>>,
 }
 
 /// A server, beyond what SHOW FDS has of it.
@@ -100,6 +103,9 @@ pub struct Server {
     pub statements: Vec<u64>,
     /// Where the conversation with it stands.
     pub exchange: Exchange,
+    /// What of its cancel key follows the 8 bytes in SHOW FDS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_rest: Option<Box<[u8]>>,
 }
 
 /// Where the conversation with a server stands, between two messages.
@@ -178,6 +184,11 @@ pub struct Tracked {
     pub before: Option<u64>,
 }
 
+/// What follows the 8 bytes of a cancel key in SHOW FDS, if anything does.
+pub fn some_rest(rest: &[u8]) -> Option<Box<[u8]>> {
+    (!rest.is_empty()).then(|| rest.into())
+}
+
 impl Row {
     /// As text.
     pub fn to_text(&self) -> String {
@@ -222,6 +233,7 @@ mod tests {
             parameters: vec![("TimeZone".into(), "UTC".into())],
             statements: vec![1, 2],
             exchange,
+            key_rest: Some([3; 28].into()),
         });
         assert_eq!(Row::read(&row.to_text()).expect("a row"), row);
     }

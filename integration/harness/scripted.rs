@@ -41,7 +41,7 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct ScriptedServer {
     address: SocketAddr,
-    _reports: Receiver<Vec<u8>>,
+    reports: Receiver<Vec<u8>>,
     stage: Arc<Stage>,
 }
 
@@ -78,13 +78,19 @@ impl ScriptedServer {
         });
         Self {
             address,
-            _reports: reports,
+            reports,
             stage,
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The next thing that a step has reported.
+    pub(crate) fn report(&self) -> Vec<u8> {
+        let report = self.reports.recv_timeout(DEADLINE);
+        report.expect("a connection comes that far")
     }
 
     /// Lets one `Pause` go on.
@@ -209,6 +215,11 @@ impl Actor {
 
 /// AuthenticationOk, the parameters drivers ask for, a key, ReadyForQuery.
 pub(crate) fn welcome() -> Vec<u8> {
+    welcome_with_key(&[0, 0, 0, 77, 1, 2, 3, 4])
+}
+
+/// As [`welcome`], with this key: process id and secret.
+pub(crate) fn welcome_with_key(key: &[u8]) -> Vec<u8> {
     let parameters = [
         ("server_version", "15.0"),
         ("client_encoding", "UTF8"),
@@ -216,7 +227,7 @@ pub(crate) fn welcome() -> Vec<u8> {
     ];
     let statuses =
         parameters.map(|(name, value)| message(b'S', format!("{name}\0{value}\0").as_bytes()));
-    let key = message(b'K', &[0, 0, 0, 77, 1, 2, 3, 4]);
+    let key = message(b'K', key);
     [
         message(b'R', &[0, 0, 0, 0]),
         statuses.concat(),

@@ -19,6 +19,8 @@ pub(crate) struct Login {
     database: String,
     password: String,
     parameters: Vec<(String, String)>,
+    /// The minor version of protocol 3.
+    minor: u32,
 }
 
 impl Login {
@@ -29,7 +31,14 @@ impl Login {
             database: database.to_owned(),
             password: String::new(),
             parameters: Vec::new(),
+            minor: 0,
         }
+    }
+
+    /// Asks for protocol 3 of this minor version.
+    pub(crate) fn minor(mut self, minor: u32) -> Self {
+        self.minor = minor;
+        self
     }
 
     pub(crate) fn password(mut self, password: &str) -> Self {
@@ -51,7 +60,7 @@ impl Login {
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str())),
         );
-        frontend::startup(&parameters)
+        frontend::startup_version(frontend::VERSION_3 + self.minor, &parameters)
     }
 
     /// Logs in; the error that refused it otherwise.

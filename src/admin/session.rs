@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pgwire::messages::startup::{Authentication, BackendKeyData, ParameterStatus, SecretKey};
+use pgwire::messages::startup::{Authentication, ParameterStatus};
 use tokio::time::timeout;
 
 use super::command::{self, Outcome};
@@ -397,9 +397,6 @@ fn put_welcome(out: &mut BytesMut, console: &Console, key: CancelKey) {
     ] {
         backend::put(out, &ParameterStatus::new(name.into(), value.into()));
     }
-    let (pid, secret) = key.split_at(4);
-    let word = |bytes: &[u8]| i32::from_be_bytes(bytes.try_into().expect("four of eight bytes"));
-    let data = BackendKeyData::new(word(pid), SecretKey::I32(word(secret)));
-    backend::put(out, &data);
+    backend::put_backend_key(out, &key, &[]);
     backend::put_ready(out);
 }

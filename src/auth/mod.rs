@@ -54,7 +54,7 @@ pub use userlist::{MAX_USER_BYTES, UserList, UserListError, UserListFault};
 ///
 /// Both are hashed first: comparing slices directly would answer at once when
 /// the lengths differ, and so tell the length of the stored secret.
-fn same_secret(left: &[u8], right: &[u8]) -> bool {
+pub(crate) fn same_secret(left: &[u8], right: &[u8]) -> bool {
     use sha2::{Digest, Sha256};
     use subtle::ConstantTimeEq;
     Sha256::digest(left).ct_eq(&Sha256::digest(right)).into()

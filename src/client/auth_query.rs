@@ -50,6 +50,7 @@ impl Login {
             connected_at: self.connected_at,
             application_name: "".into(),
             own: None,
+            key_rest: None,
         }));
         let pool = bouncer.pool_as(&source.database, auth_user);
         let unknown_for = bouncer.config().pgweir.auth_query_negative_ttl;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::auth;
 use crate::net::Host;
-use crate::pool::{Bouncer, CancelKey, Owner};
+use crate::pool::{Bouncer, Owner};
 use crate::server;
 
 /// The limit where `cancel_wait_timeout` has none.
@@ -12,12 +13,14 @@ const LONGEST_CANCEL: Duration = Duration::from_secs(60);
 /// Cancels what the client with this key runs, if it runs anything. Nothing is
 /// ever answered: the connection closes when the request is done.
 pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
-    let Ok(key) = CancelKey::try_from(key) else {
+    let Some((key, rest)) = key.split_first_chunk() else {
         return tracing::info!("failed cancel request");
     };
-    let key = match bouncer.owner(key) {
+    let key = match bouncer.owner(*key) {
         Owner::Own(key) => key,
-        Owner::Peer(host, port, key) => return forward(bouncer, &host, port, &key).await,
+        Owner::Peer(host, port, key) => {
+            return forward(bouncer, &host, port, &[&key, rest].concat()).await;
+        }
         Owner::Lost => {
             return tracing::info!(
                 "failed to forward cancel request because its TTL was exhausted"
@@ -25,10 +28,13 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
         }
         Owner::Unknown => return tracing::info!("could not find peer to forward request to"),
     };
-    if let Some(console) = bouncer.consoles.get(&key) {
+    if let Some(console) = bouncer.consoles.get(&key)
+        && rest.is_empty()
+    {
         return console.notify_waiters();
     }
-    let Some(client) = bouncer.clients.get(&key).map(|found| found.clone()) else {
+    let client = bouncer.clients.get(&key).map(|found| found.clone());
+    let Some(client) = client.filter(|it| auth::same_secret(it.key_rest(), rest)) else {
         return tracing::info!("failed cancel request");
     };
     let linked = client.server();
@@ -50,7 +56,7 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
 }
 
 /// Passes the request on to the process that has the client.
-async fn forward(bouncer: &Bouncer, host: &Host, port: u16, key: &CancelKey) {
+async fn forward(bouncer: &Bouncer, host: &Host, port: u16, key: &[u8]) {
     if let Err(error) = server::forward_cancel(host, port, key, limit(bouncer)).await {
         tracing::warn!("cancel request could not be passed on to a peer: {error}");
     }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pgwire::messages::startup::{
-    Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey,
-};
+use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
 use tokio::sync::Semaphore;
 
 use super::cancel;
@@ -25,8 +23,8 @@ use crate::net::tls;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::state::{Checkout, LoginFailure};
 use crate::pool::{
-    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, Lease, NewClient, Place, Pool, User,
-    Welcome,
+    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, KEY_REST, Lease, NewClient, Place, Pool,
+    User, Welcome,
 };
 use crate::server::OwnStartup;
 use crate::stats::Micros;
@@ -368,9 +366,10 @@ impl Login {
         if bouncer.client_sockets.used() > most && !console {
             return Err("no more connections allowed (max_client_conn)".into());
         }
-        if minor > 0 || !identity.unsupported.is_empty() {
-            self.negotiate(&identity).await?;
+        if minor > startup::NEWEST_MINOR || !identity.unsupported.is_empty() {
+            self.negotiate(minor, &identity).await?;
         }
+        identity.minor = minor.min(startup::NEWEST_MINOR);
         if console {
             return self.run_console(identity).await.map(Passed::Console);
         }
@@ -432,6 +431,10 @@ impl Login {
             let head = self.channel.peek(8).await?;
             let len = match startup::packet_len(head) {
                 Some(Ok(len)) => len,
+                Some(Err(StartupError::BadCancel)) => {
+                    tracing::info!("C: {} bad cancel request", self.address);
+                    return Err(Refusal::Silent);
+                }
                 _ => return Err(bad_startup(head)),
             };
             self.channel.peek(len.min(MAX_STARTUP_LEN as usize)).await?;
@@ -466,7 +469,9 @@ impl Login {
                         "invalid startup packet layout: expected terminator as last byte".into(),
                     );
                 }
-                Ok(_) | Err(StartupError::BadHeader) => return Err(bad_startup(&packet)),
+                Ok(_) | Err(StartupError::BadHeader | StartupError::BadCancel) => {
+                    return Err(bad_startup(&packet));
+                }
             }
             // What came in clear must not be taken for something else later.
             if self.channel.carried() > 0 {
@@ -485,12 +490,14 @@ impl Login {
         }
     }
 
-    async fn negotiate(&mut self, identity: &Identity) -> Result<(), Refusal> {
+    /// Tells the client which version it gets, and which options it does not.
+    async fn negotiate(&mut self, minor: u16, identity: &Identity) -> Result<(), Refusal> {
         let mut answer = BytesMut::new();
         let unsupported = identity.unsupported.clone();
+        let version = startup::PROTOCOL_3_0 as i32 + i32::from(minor.min(startup::NEWEST_MINOR));
         backend::put(
             &mut answer,
-            &NegotiateProtocolVersion::new(startup::PROTOCOL_3_0 as i32, unsupported),
+            &NegotiateProtocolVersion::new(version, unsupported),
         );
         Ok(self.channel.write_all(&answer).await?)
     }
@@ -698,6 +705,11 @@ impl Login {
         let client = Arc::new(Client::new(NewClient {
             id: self.id(),
             key: new_key(bouncer),
+            key_rest: (identity.minor >= startup::LONG_SECRETS_SINCE).then(|| {
+                let mut rest = Box::new([0; KEY_REST]);
+                auth::os_random(&mut *rest);
+                rest
+            }),
             database,
             user,
             address: self.address,
@@ -727,7 +739,7 @@ impl Login {
             Some(own) => own.parameters.clone(),
             None => bouncer.parameter_sets.share(parameters),
         };
-        let greeting = greeting(proof, bouncer, &welcome, &parameters, client.key);
+        let greeting = greeting(proof, bouncer, &welcome, &parameters, &client);
         self.channel.write_all(&greeting).await?;
         Ok(Passed::Session(Box::new(PassedSession {
             client,
@@ -804,19 +816,14 @@ fn greeting(
     bouncer: &Bouncer,
     welcome: &Welcome,
     own: &Arc<crate::server::Parameters>,
-    key: CancelKey,
+    client: &Client,
 ) -> BytesMut {
     let statuses = welcome.statuses(own);
     let mut greeting = BytesMut::with_capacity(proof.len() + statuses.len() + BESIDE_STATUSES);
     greeting.extend_from_slice(proof);
     backend::put(&mut greeting, &Authentication::Ok);
     greeting.extend_from_slice(&statuses);
-    let (pid, secret) = key.split_at(4);
-    let word = |bytes: &[u8]| i32::from_be_bytes(bytes.try_into().expect("four of eight bytes"));
-    backend::put(
-        &mut greeting,
-        &BackendKeyData::new(word(pid), SecretKey::I32(word(secret))),
-    );
+    backend::put_backend_key(&mut greeting, &client.key, client.key_rest());
     let notice = &bouncer.config().pgbouncer.login_notify_message;
     if !notice.is_empty() {
         backend::put_notice(&mut greeting, notice, "");

@@ -23,6 +23,8 @@ pub struct Identity {
     pub replication: Replication,
     /// `options`, unread, of a client that wants replication.
     pub options: Option<String>,
+    /// The minor version of protocol 3 that is spoken.
+    pub minor: u16,
     /// Protocol options (`_pq_.`) that are not supported.
     pub unsupported: Vec<String>,
 }

@@ -84,6 +84,7 @@ pub(super) fn join(
         connected_at: Micros::ZERO,
         application_name: application_name.into(),
         own: None,
+        key_rest: None,
     }));
     bouncer.clients.insert(client.key, client.clone());
     client

@@ -22,6 +22,7 @@ use crate::net::{Host, SocketOptions};
 use crate::server::statements::Dictionary;
 use crate::server::{LoginError, ParameterSets, Record, Server, Target, Tracked};
 use crate::stats::{Clock, Micros};
+use crate::wire::startup::NEWEST_MINOR;
 
 /// The name of the console's database.
 pub const CONSOLE: &str = "pgbouncer";
@@ -449,7 +450,12 @@ impl Bouncer {
                 .or_else(|| pool.credential.load_full()),
             options: self.socket_options(),
             tls: self.tls.load_full(),
+            direct_tls: config.pgweir.server_tls_negotiation == "direct",
             channel_binding: config.pgweir.channel_binding,
+            minor: match config.pgweir.server_protocol.as_str() {
+                "3.2" => NEWEST_MINOR,
+                _ => 0,
+            },
             startup,
             connect_query: settings.connect_query.clone(),
             turn: database.turn.clone(),

@@ -15,8 +15,13 @@ use crate::server::{OwnStartup, Server};
 use crate::stats::Micros;
 use crate::wire::startup::Replication;
 
-/// The 8 bytes of BackendKeyData a client is given.
+/// The first 8 bytes of the BackendKeyData a client is given, by which it is
+/// found. Before protocol 3.2 there are no more.
 pub type CancelKey = [u8; 8];
+
+/// So many more bytes has the key of a client of protocol 3.2 and later: with
+/// them its secret is as long as PostgreSQL's.
+pub const KEY_REST: usize = 28;
 
 /// The state column of SHOW CLIENTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +97,7 @@ pub struct Client {
     pub id: u64,
     /// Its cancel key.
     pub key: CancelKey,
+    key_rest: Option<Box<[u8; KEY_REST]>>,
     /// The database entry it asked for.
     pub database: Arc<Database>,
     /// The user it logged in as.
@@ -152,6 +158,8 @@ pub struct NewClient {
     pub id: u64,
     /// See [`Client`].
     pub key: CancelKey,
+    /// The rest of a long key.
+    pub key_rest: Option<Box<[u8; KEY_REST]>>,
     /// See [`Client`].
     pub database: Arc<Database>,
     /// See [`Client`].
@@ -176,6 +184,7 @@ impl Client {
         Client {
             id: new.id,
             key: new.key,
+            key_rest: new.key_rest,
             database: new.database,
             user: new.user,
             address: new.address,
@@ -198,6 +207,11 @@ impl Client {
             doom: OnceLock::new(),
             seat: Mutex::default(),
         }
+    }
+
+    /// What of its key follows [`Client::key`].
+    pub fn key_rest(&self) -> &[u8] {
+        self.key_rest.as_deref().map_or(&[], |rest| rest)
     }
 
     /// What it has asked for.

@@ -17,7 +17,7 @@ mod sweep;
 mod welcome;
 
 pub use bouncer::{Bouncer, CONSOLE};
-pub use client::{CancelKey, Client, ClientState, Doom, Grant, NewClient};
+pub use client::{CancelKey, Client, ClientState, Doom, Grant, KEY_REST, NewClient};
 pub use counters::{Counters, Totals};
 pub use handover::{Question, Told, ToldServer};
 pub use lease::Lease;

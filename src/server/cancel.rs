@@ -25,9 +25,9 @@ impl Cancel {
 
     async fn attempt(&mut self) -> io::Result<()> {
         let mut stream = self.connect().await?;
-        let mut request = BytesMut::with_capacity(16);
         let record = self.record();
-        frontend::put_cancel(&mut request, record.pid, &record.secret);
+        let mut request = BytesMut::with_capacity(12 + record.secret.len());
+        frontend::put_cancel(&mut request, &record.pid.to_be_bytes(), &record.secret);
         self.set_under_way(true);
         stream.write_all(&request).await?;
         let mut byte = [0];
@@ -55,18 +55,11 @@ impl Cancel {
 ///
 /// # Errors
 /// The socket's; `TimedOut` after `limit`.
-pub async fn forward_cancel(
-    host: &Host,
-    port: u16,
-    key: &[u8; 8],
-    limit: Duration,
-) -> io::Result<()> {
+pub async fn forward_cancel(host: &Host, port: u16, key: &[u8], limit: Duration) -> io::Result<()> {
     let attempt = async {
         let mut stream = net::connect(host, port, 0, &SocketOptions::default()).await?;
-        let (pid, secret) = key.split_at(4);
-        let pid = i32::from_be_bytes(pid.try_into().expect("four of eight bytes"));
-        let mut request = BytesMut::with_capacity(16);
-        frontend::put_cancel(&mut request, pid, secret);
+        let mut request = BytesMut::with_capacity(8 + key.len());
+        frontend::put_cancel(&mut request, key, &[]);
         stream.write_all(&request).await?;
         let mut byte = [0];
         while stream.read(&mut byte).await? > 0 {}

@@ -55,6 +55,8 @@ fn target(kind: u8) -> Target {
     };
     Target {
         own: None,
+        direct_tls: false,
+        minor: 2,
         hosts: vec![Host::read("a")],
         port: 5432,
         dbname: "db".to_owned(),

@@ -3,8 +3,6 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::answers::{Answer, Answers, Copying, Meter, Owed, Tracked as About};
 use super::statements::{Dictionary, Statement};
 use super::{Exchange, Foreign, Parameters, Record, Server, Tracked};
@@ -52,6 +50,7 @@ impl Server {
                 .map(|it| it.id())
                 .collect(),
             exchange: self.exchange.hand_over()?,
+            key_rest: handover::some_rest(self.record.secret.get(4..).unwrap_or_default()),
         })
     }
 
@@ -84,7 +83,8 @@ impl Server {
         let mut record = Record::new(id, pool, host, &stream, connected_at);
         let (pid, secret) = taken.key.split_at(4);
         record.pid = i32::from_be_bytes(pid.try_into().expect("four of eight bytes"));
-        record.secret = Bytes::copy_from_slice(secret);
+        let rest = more.and_then(|more| more.key_rest.as_deref());
+        record.secret = [secret, rest.unwrap_or_default()].concat().into();
         record.set_requested_at(more.map_or(now, |more| ago(more.request_age)));
         let mut exchange = Exchange::default();
         let mut parameters = Parameters::default();

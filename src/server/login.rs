@@ -13,13 +13,13 @@ use pgwire::messages::startup::Startup;
 
 use super::{Exchange, Parameters, Record, Server, Tracked};
 use crate::auth::{self, Credential, Refusal, ServerExchange, ServerStep};
-use crate::net::tls::{Answer, HandshakeError, Tls};
+use crate::net::tls::{self, Answer, HandshakeError, Tls};
 use crate::net::{self, Channel, Host, SocketOptions};
 use crate::stats::Clock;
 use crate::wire::backend as msg;
 use crate::wire::backend::ErrorFields;
 use crate::wire::frontend;
-use crate::wire::startup::Replication;
+use crate::wire::startup::{self, Replication};
 
 /// The longest message taken from a server during its login.
 const MAX_LOGIN_MESSAGE: usize = 64 * 1024;
@@ -52,8 +52,12 @@ pub struct Target {
     pub options: SocketOptions,
     /// Whether and how TLS is spoken.
     pub tls: Arc<Tls>,
+    /// TLS is begun without asking for it, where nothing else will do.
+    pub direct_tls: bool,
     /// Logins over TLS are bound to the server's certificate where it can.
     pub channel_binding: bool,
+    /// The minor version of protocol 3 that is asked for.
+    pub minor: u16,
     /// Further parameters of the startup message.
     pub startup: Vec<(&'static str, String)>,
     /// Query to run before the first use.
@@ -144,6 +148,9 @@ pub enum TlsFailure {
     Answer,
     /// Bytes came in clear behind the answer.
     Injected,
+    /// Of direct TLS: the server does not say that it speaks PostgreSQL's
+    /// protocol.
+    Alpn,
     /// The handshake failed.
     Handshake(HandshakeError),
 }
@@ -154,6 +161,7 @@ impl fmt::Display for TlsFailure {
             TlsFailure::Refused => f.write_str("server refused SSL"),
             TlsFailure::Answer => f.write_str("bad sslreq answer"),
             TlsFailure::Injected => f.write_str("received unencrypted data after SSL response"),
+            TlsFailure::Alpn => f.write_str("direct TLS without ALPN"),
             TlsFailure::Handshake(error) => write!(f, "TLS handshake error: {error}"),
         }
     }
@@ -287,6 +295,17 @@ async fn encrypt(channel: &mut Channel, target: &Target, host: &Host) -> Result<
     if !side.asks(channel.stream.is_unix()) {
         return Ok(());
     }
+    let failed = |error| LoginError::Tls(TlsFailure::Handshake(error));
+    if target.direct_tls && side.insists() {
+        let target = side.target(name, true).map_err(failed)?;
+        channel.stream.connect_tls(target).await.map_err(failed)?;
+        // Without its name it may be another protocol's server that takes what
+        // follows for a request.
+        return match channel.stream.alpn() {
+            Some(tls::ALPN) => Ok(()),
+            _ => Err(LoginError::Tls(TlsFailure::Alpn)),
+        };
+    }
     let mut request = BytesMut::new();
     frontend::put_ssl_request(&mut request);
     let asked = channel.write_all(&request).await;
@@ -297,13 +316,12 @@ async fn encrypt(channel: &mut Channel, target: &Target, host: &Host) -> Result<
     if channel.carried() > 0 {
         return Err(LoginError::Tls(TlsFailure::Injected));
     }
-    let failed = |error| LoginError::Tls(TlsFailure::Handshake(error));
     match side.on_answer(answer) {
         Answer::Plain => Ok(()),
         Answer::Refused => Err(LoginError::Tls(TlsFailure::Refused)),
         Answer::Nonsense => Err(LoginError::Tls(TlsFailure::Answer)),
         Answer::Encrypt => {
-            let target = side.target(name).map_err(failed)?;
+            let target = side.target(name, false).map_err(failed)?;
             channel.stream.connect_tls(target).await.map_err(failed)
         }
     }
@@ -316,7 +334,7 @@ async fn send_startup(
 ) -> Result<(), LoginError> {
     let mut startup = Startup::new();
     startup.parameters = target.parameters(tracked);
-    startup.protocol_number_minor = 0;
+    startup.protocol_number_minor = target.minor;
     let mut packet = BytesMut::new();
     startup
         .encode(&mut packet)
@@ -340,7 +358,7 @@ pub(super) async fn authenticate(channel: &mut Channel, target: &Target) -> Resu
     loop {
         step = match step {
             ServerStep::Wait(exchange) => {
-                let body = read(channel, msg::AUTHENTICATION).await?;
+                let body = read(channel, msg::AUTHENTICATION, target.minor).await?;
                 exchange.on_request(&body)
             }
             ServerStep::Send { message, next } => {
@@ -371,13 +389,9 @@ pub(super) async fn read_greeting(
                     msg::parameter(&message.body).ok_or(LoginError::Protocol(message.tag))?;
                 parameters.push((name.to_owned(), value.to_owned()));
             }
-            msg::BACKEND_KEY_DATA if message.body.len() >= 8 => {
-                let pid = *message
-                    .body
-                    .first_chunk::<4>()
-                    .expect("eight bytes or more");
-                record.pid = i32::from_be_bytes(pid);
-                record.secret = message.body.slice(4..);
+            msg::BACKEND_KEY_DATA => {
+                let key = msg::backend_key(&message.body);
+                (record.pid, record.secret) = key.ok_or(LoginError::Protocol(message.tag))?;
             }
             msg::READY_FOR_QUERY if message.body[..] == *b"I" => return Ok((record, parameters)),
             msg::NOTICE_RESPONSE => {}
@@ -386,12 +400,22 @@ pub(super) async fn read_greeting(
     }
 }
 
-async fn read(channel: &mut Channel, tag: u8) -> Result<bytes::Bytes, LoginError> {
+/// Whether a server that was asked for minor version `minor` of protocol 3
+/// answers with an older one.
+fn is_older(negotiation: &[u8], minor: u16) -> bool {
+    let versions = startup::PROTOCOL_3_0..startup::PROTOCOL_3_0 + u32::from(minor);
+    msg::negotiated(negotiation)
+        .is_some_and(|(version, options)| versions.contains(&version) && options == 0)
+}
+
+async fn read(channel: &mut Channel, tag: u8, minor: u16) -> Result<bytes::Bytes, LoginError> {
     loop {
         let message = read_any(channel).await?;
         match message.tag {
             found if found == tag => return Ok(message.body),
-            msg::NOTICE_RESPONSE | msg::NEGOTIATE_PROTOCOL_VERSION => {}
+            msg::NOTICE_RESPONSE => {}
+            // Older ones know no newer version; no option was asked for.
+            msg::NEGOTIATE_PROTOCOL_VERSION if is_older(&message.body, minor) => {}
             other => return Err(LoginError::Protocol(other)),
         }
     }
@@ -430,10 +454,12 @@ mod tests {
             options: SocketOptions::default(),
             tls: Arc::default(),
             channel_binding: true,
+            direct_tls: false,
             startup: Vec::new(),
             connect_query: None,
             turn: Arc::default(),
             own: None,
+            minor: 0,
         }
     }
 

@@ -3,13 +3,14 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use pgwire::messages::Message;
 use pgwire::messages::response::{
     CommandComplete, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus,
 };
 
 use super::frame::cstr;
+use super::startup::SECRET_BYTES;
 
 /// AuthenticationXxx.
 pub const AUTHENTICATION: u8 = b'R';
@@ -140,6 +141,21 @@ pub fn parameter(body: &[u8]) -> Option<(&str, &str)> {
     rest.is_empty().then_some((name, value))
 }
 
+/// Reads process id and secret of a BackendKeyData body.
+pub fn backend_key(body: &Bytes) -> Option<(i32, Bytes)> {
+    let (pid, secret) = body.split_first_chunk()?;
+    let is_good = SECRET_BYTES.contains(&secret.len());
+    is_good.then(|| (i32::from_be_bytes(*pid), body.slice(4..)))
+}
+
+/// Reads the version of a NegotiateProtocolVersion body, and how many protocol
+/// options were not understood.
+pub fn negotiated(body: &[u8]) -> Option<(u32, u32)> {
+    let (version, rest) = body.split_first_chunk()?;
+    let count = rest.first_chunk()?;
+    Some((u32::from_be_bytes(*version), u32::from_be_bytes(*count)))
+}
+
 /// Reads the number of columns of a RowDescription or DataRow body.
 pub fn column_count(body: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*body.first_chunk()?))
@@ -213,6 +229,15 @@ pub fn put_parameter_status(buf: &mut BytesMut, name: &str, value: &str) {
     buf.put_u8(0);
 }
 
+/// Writes BackendKeyData of this process id and secret, in two pieces.
+pub fn put_backend_key(buf: &mut BytesMut, first: &[u8], rest: &[u8]) {
+    let length = u32::try_from(4 + first.len() + rest.len()).expect("keys are short");
+    buf.put_u8(BACKEND_KEY_DATA);
+    buf.put_u32(length);
+    buf.put_slice(first);
+    buf.put_slice(rest);
+}
+
 /// Writes any message pgwire knows.
 pub fn put(buf: &mut BytesMut, message: &impl Message) {
     let before = buf.len();
@@ -247,6 +272,29 @@ mod tests {
         assert_eq!(error_fields(b"SFATAL\0Mhalf").severity, "FATAL");
         assert_eq!(sqlstate(b"SFATAL\0\0"), None);
         assert_eq!(sqlstate(b"SFATAL\0C57P01\0\0"), Some(*b"57P01"));
+    }
+
+    #[test]
+    fn keys_are_read_up_to_the_protocols_bound() {
+        for (secret, is_good) in [(0, false), (3, false), (4, true), (32, true), (256, true)] {
+            let mut buf = BytesMut::new();
+            put_backend_key(&mut buf, &[0, 0, 0, 7], &vec![9; secret]);
+            assert_eq!(
+                buf[..5],
+                [b'K', 0, 0, ((8 + secret) >> 8) as u8, (8 + secret) as u8]
+            );
+            let key = backend_key(&buf.freeze().slice(5..));
+            assert_eq!(key, is_good.then(|| (7, vec![9; secret].into())));
+        }
+        assert_eq!(backend_key(&vec![0; 4 + 257].into()), None);
+        assert_eq!(backend_key(&vec![0; 3].into()), None);
+    }
+
+    #[test]
+    fn a_negotiation_is_read() {
+        let body = b"\0\x03\0\0\0\0\0\x01_pq_.x\0";
+        assert_eq!(negotiated(body), Some((0x0003_0000, 1)));
+        assert_eq!(negotiated(&body[..7]), None);
     }
 
     #[test]

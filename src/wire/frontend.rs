@@ -190,12 +190,13 @@ pub fn put_execution(buf: &mut BytesMut, query: &str, parameters: &[&str]) {
     buf.put_slice(b"E\0\0\0\x09\0\0\0\0\0");
 }
 
-/// Writes CancelRequest.
-pub fn put_cancel(buf: &mut BytesMut, pid: i32, secret: &[u8]) {
-    buf.put_u32(12 + secret.len() as u32);
+/// Writes CancelRequest of this process id and secret, in two pieces.
+pub fn put_cancel(buf: &mut BytesMut, first: &[u8], rest: &[u8]) {
+    let length = u32::try_from(8 + first.len() + rest.len()).expect("keys are short");
+    buf.put_u32(length);
     buf.put_u32(super::startup::CANCEL_REQUEST);
-    buf.put_i32(pid);
-    buf.put_slice(secret);
+    buf.put_slice(first);
+    buf.put_slice(rest);
 }
 
 fn put_head(buf: &mut BytesMut, tag: u8, body: usize) {
@@ -267,7 +268,7 @@ mod tests {
     #[test]
     fn a_cancel_request_is_sixteen_bytes_with_a_short_key() {
         let mut buf = BytesMut::new();
-        put_cancel(&mut buf, 7, &[1, 2, 3, 4]);
+        put_cancel(&mut buf, &[0, 0, 0, 7], &[1, 2, 3, 4]);
         assert_eq!(
             &buf[..],
             b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07\x01\x02\x03\x04"

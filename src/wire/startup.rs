@@ -12,9 +12,20 @@ pub const SSL_REQUEST: u32 = 80_877_103;
 pub const GSSENC_REQUEST: u32 = 80_877_104;
 /// Protocol version 3.0.
 pub const PROTOCOL_3_0: u32 = 0x0003_0000;
+/// The newest minor version of protocol 3 there is, PostgreSQL 18's.
+pub const NEWEST_MINOR: u16 = 2;
+/// The first minor version in which a cancel secret may have other than four
+/// bytes.
+pub const LONG_SECRETS_SINCE: u16 = 2;
 
 /// The largest startup packet PostgreSQL accepts (`MAX_STARTUP_PACKET_LENGTH`).
 pub const MAX_STARTUP_LEN: u32 = 10_000;
+
+/// The bytes that the protocol allows for a cancel secret.
+pub const SECRET_BYTES: std::ops::RangeInclusive<usize> = 4..=256;
+
+/// The largest CancelRequest: length, code, process id, secret.
+const MAX_CANCEL_LEN: u32 = 12 + *SECRET_BYTES.end() as u32;
 
 /// What `replication` in a StartupMessage asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,22 +104,30 @@ pub enum First<'a> {
 pub enum StartupError {
     /// Bad length or unknown request code.
     BadHeader,
+    /// A CancelRequest of a length that none has. Nothing is answered to it.
+    BadCancel,
     /// The parameter list is not closed by an empty name at its very end, or
     /// is not text.
     BadLayout,
 }
 
-/// Length of the whole packet, from its first four bytes; `None` when fewer
+/// Length of the whole packet, from its first eight bytes; `None` when fewer
 /// are there.
 ///
 /// # Errors
-/// [`StartupError::BadHeader`] for a length no startup packet has.
+/// A length that no packet with this request code has.
 pub fn packet_len(bytes: &[u8]) -> Option<Result<usize, StartupError>> {
-    let len = u32::from_be_bytes(*bytes.first_chunk::<4>()?);
-    Some(if (8..=MAX_STARTUP_LEN).contains(&len) {
+    let [a, b, c, d, code @ ..] = *bytes.first_chunk::<8>()?;
+    let len = u32::from_be_bytes([a, b, c, d]);
+    let (most, error) = match u32::from_be_bytes(code) {
+        SSL_REQUEST | GSSENC_REQUEST => (8, StartupError::BadHeader),
+        CANCEL_REQUEST => (MAX_CANCEL_LEN, StartupError::BadCancel),
+        _ => (MAX_STARTUP_LEN, StartupError::BadHeader),
+    };
+    Some(if (8..=most).contains(&len) {
         Ok(len as usize)
     } else {
-        Err(StartupError::BadHeader)
+        Err(error)
     })
 }
 
@@ -262,12 +281,22 @@ mod tests {
 
     #[test]
     fn lengths_outside_what_postgres_takes_are_refused() {
-        assert_eq!(packet_len(b"\0\0\0"), None);
-        for len in [0, 7, MAX_STARTUP_LEN + 1, u32::MAX] {
-            assert_eq!(
-                packet_len(&len.to_be_bytes()),
-                Some(Err(StartupError::BadHeader))
-            );
+        assert_eq!(packet_len(b"\0\0\0\x08\0\0\0"), None);
+        let of = |code: u32, len: u32| {
+            let head = [len.to_be_bytes(), code.to_be_bytes()].concat();
+            packet_len(&head).expect("a whole head")
+        };
+        let (header, cancel) = (StartupError::BadHeader, StartupError::BadCancel);
+        for (code, most, error) in [
+            (PROTOCOL_3_0, MAX_STARTUP_LEN, header),
+            (SSL_REQUEST, 8, header),
+            (GSSENC_REQUEST, 8, header),
+            (CANCEL_REQUEST, 268, cancel),
+        ] {
+            assert_eq!(of(code, most), Ok(most as usize));
+            for len in [0, 7, most + 1, u32::MAX] {
+                assert_eq!(of(code, len), Err(error), "{code} {len}");
+            }
         }
     }
 

@@ -149,6 +149,7 @@ impl Scene {
             connected_at: self.bouncer.clock.now(),
             application_name: "app".into(),
             own: None,
+            key_rest: None,
         }));
         self.bouncer.clients.insert(key, client.clone());
         client

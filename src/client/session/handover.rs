@@ -127,6 +127,7 @@ impl Session {
             connected_at: more.map_or(now, |more| ago(more.age)),
             application_name: name.into(),
             own: None,
+            key_rest: more.and_then(|more| more.key_rest.clone()?.try_into().ok()),
         }));
         let mut session = Box::new(Session::new(
             Channel::new(stream),
@@ -172,6 +173,7 @@ impl State {
             transaction_age: client.transaction_at().map(|began| now.since(began)),
             request_age: now.since(client.requested_at()),
             querying: client.is_querying(),
+            key_rest: handover::some_rest(client.key_rest()),
         }
     }
 
