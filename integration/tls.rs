@@ -416,6 +416,34 @@ fn direct_tls_is_served_if_it_names_the_protocol() {
 }
 
 #[test]
+fn servers_are_spoken_to_by_direct_tls_where_that_is_set() {
+    if only_pgweir("PgBouncer has no direct TLS towards servers") {
+        return;
+    }
+    let server = offers("require");
+    let direct = |mode: &str, port: u16| {
+        Ini::transaction()
+            .set("server_tls_sslmode", mode)
+            .pgweir("server_tls_negotiation", "direct")
+            .database("db", &format!("host=127.0.0.1 port={port} dbname=db"))
+            .start()
+    };
+    let pooler = direct("require", server.address().port());
+    assert_eq!(pooler.client().value("select 'direct'"), "direct");
+    for (mode, first) in [("require", 0x16), ("prefer", 0)] {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let pooler = direct(mode, port);
+        let mut client = Wire::connect(pooler.address());
+        client.send(pooler.login("alice").packet());
+        let (mut server, _) = listener.accept().expect("the pooler comes");
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut server, &mut byte).expect("it speaks first");
+        assert_eq!(byte, [first], "{mode}");
+    }
+}
+
+#[test]
 fn direct_tls_is_closed_where_there_is_no_tls() {
     let pooler = offers("disable");
     let tunnel = Tunnel::start(pooler.address(), Opening::Direct("postgresql"));

@@ -21,6 +21,10 @@ section! {
         server_login_concurrency: u32 = "0", Kind::UINT, reload, Pgweir;
         /// SCRAM over TLS is bound to the server's certificate (SCRAM-SHA-256-PLUS): offered to clients, and used towards servers that offer it. Turn it off where something between ends TLS and begins it anew.
         channel_binding: bool = "1", Kind::Bool, reload, Pgweir;
+        /// Newest protocol asked of servers: `3.2` has longer cancel keys (PostgreSQL 18). A server that does not know it says so and gets 3.0; of those before 2018, and of other products, some refuse it.
+        server_protocol: String = "3.0", Kind::Word(&["3.0", "3.2"]), reload, Pgweir;
+        /// How TLS with servers begins, in libpq's words: `postgres` asks for it; `direct` does not, which saves a round trip (PostgreSQL 17). Only where `server_tls_sslmode` is `require` or more is there no need to ask.
+        server_tls_negotiation: String = "postgres", Kind::Word(&["postgres", "direct"]), reload, Pgweir;
         /// How long it is remembered that `auth_query` knows no user of a name; 0 asks every time, as PgBouncer does.
         auth_query_negative_ttl: Duration = "1", Kind::Time, reload, Pgweir;
         /// The version that SHOW VERSION, the console's greeting and `pgbouncer_version_info` give: that of the PgBouncer that pgweir stands in for, since monitoring reads it.

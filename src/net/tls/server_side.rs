@@ -8,6 +8,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 
+use super::ALPN;
 use super::fault::TlsFault;
 use super::files::{self, Pair};
 use super::handshake::{HandshakeError, ServerTarget};
@@ -119,12 +120,23 @@ impl ServerSide {
         }
     }
 
-    /// How to speak TLS to the server that `host` names.
+    /// Whether nothing but TLS will do, so that it need not be asked for.
+    pub fn insists(&self) -> bool {
+        self.mode >= SslMode::Require
+    }
+
+    /// How to speak TLS to the server that `host` names; `direct` without
+    /// asking for it.
     ///
     /// # Errors
     /// There is no way.
-    pub fn target(&self, host: &str) -> Result<ServerTarget, HandshakeError> {
-        let config = self.config.clone().ok_or(HandshakeError::NoVersion)?;
+    pub fn target(&self, host: &str, direct: bool) -> Result<ServerTarget, HandshakeError> {
+        let mut config = self.config.clone().ok_or(HandshakeError::NoVersion)?;
+        if direct {
+            let mut named = ClientConfig::clone(&config);
+            named.alpn_protocols = vec![ALPN.to_vec()];
+            config = Arc::new(named);
+        }
         let name = match ServerName::try_from(host.to_owned()) {
             Ok(name) => name,
             Err(_) if self.mode == SslMode::VerifyFull => {
@@ -233,11 +245,11 @@ mod tests {
         };
         let side = ServerSide::load(&settings(SslMode::Require), &mut Vec::new());
         let mut side = side.expect("no files are needed");
-        assert!(side.target("no host").is_ok());
+        assert!(side.target("no host", false).is_ok());
         side.mode = SslMode::VerifyFull;
-        assert!(side.target("db.example").is_ok());
+        assert!(side.target("db.example", false).is_ok());
         assert!(matches!(
-            side.target("no host"),
+            side.target("no host", false),
             Err(HandshakeError::NoName(_))
         ));
     }
@@ -252,7 +264,10 @@ mod tests {
         let mut notes = Vec::new();
         let side = ServerSide::load(&settings, &mut notes).expect("it loads");
         assert_eq!(notes[0].setting, "server_tls_protocols");
-        assert!(matches!(side.target("db"), Err(HandshakeError::NoVersion)));
+        assert!(matches!(
+            side.target("db", false),
+            Err(HandshakeError::NoVersion)
+        ));
     }
 
     #[test]

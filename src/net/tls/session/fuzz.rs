@@ -28,7 +28,7 @@ static CONFIGS: LazyLock<(Offer, ServerTarget)> = LazyLock::new(|| {
         ..Pgbouncer::default()
     };
     let side = ServerSide::load(&settings, &mut Vec::new()).expect("no files are needed");
-    let target = side.target("one.example").expect("a host");
+    let target = side.target("one.example", false).expect("a host");
     let offer = Offer {
         config: Arc::new(config),
         end_point: None,

@@ -32,7 +32,7 @@ fn configs(version: &'static rustls::SupportedProtocolVersion) -> (Offer, Server
         config: Arc::new(config),
         end_point: end_point(&samples::der(VERSION_3)).map(Arc::from),
     };
-    (offer, side.target("one.example").expect("a host"))
+    (offer, side.target("one.example", false).expect("a host"))
 }
 
 /// Both ends of a connection that has shaken hands: (server, client).
