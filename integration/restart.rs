@@ -304,6 +304,10 @@ fn tls_clients_are_served_by_the_old_process_until_they_leave() {
     assert_eq!(secure.value("select 'another'"), "another");
     assert_eq!(plain.value("select 'plain'"), "plain");
     pooler.assert_serves();
+    secure.send(query("select pg_sleep(60)"));
+    pooler.database.wait_running(1, "pg_sleep");
+    cancel(pooler.address(), &secure.key);
+    assert_eq!(secure.reply().code(), "57014");
     assert!(
         matches!(old.try_wait(), Ok(None)),
         "it serves the TLS client"

@@ -23,6 +23,10 @@ pub enum Row {
         format: u32,
         /// No statement has a higher number.
         last_statement: u64,
+        /// Where cancel requests go for clients that cannot be handed over:
+        /// abstract Unix sockets of who tells, and of those before it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        cancels: Vec<String>,
     },
     /// A prepared statement that clients or servers have.
     Statement(Statement),
@@ -243,6 +247,7 @@ mod tests {
         let row = Row::Format {
             format: 1,
             last_statement: 2,
+            cancels: Vec::new(),
         };
         let text = r#"{"row":"format","format":1,"last_statement":2}"#;
         assert_eq!(row.to_text(), text);

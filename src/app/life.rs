@@ -19,7 +19,7 @@ use super::takeover::{self, Inheritance};
 use crate::admin::{Console, ShutdownMode, VERSION};
 use crate::auth::{self, ScramSettings, UserList};
 use crate::balancer::Balancer;
-use crate::client::{LoginPolicy, OnConsole};
+use crate::client::{self, LoginPolicy, OnConsole};
 use crate::config::{self, Config};
 use crate::gateway::{Queries, QueryCollector};
 use crate::http::{PoolerCollector, ProcessCollector, ProgramCollector};
@@ -446,6 +446,11 @@ impl Life {
         let count = self.bouncer.clients.len();
         tracing::info!("{count} clients could not be handed over and are served until they leave");
         self.bouncer.resume_suspended();
+        let bouncer = self.bouncer.clone();
+        self.control.spawn(async move {
+            let Err(error) = client::serve_younger(bouncer).await;
+            tracing::error!("cancel requests do not reach these clients: {error}");
+        });
     }
 
     /// Why the shutdown that began at `since` is complete, if it is.

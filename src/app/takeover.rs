@@ -126,8 +126,13 @@ impl More {
                     tracing::warn!("the old process hands over in another way, as to PgBouncer");
                     return Ok(More::default());
                 }
-                Row::Format { last_statement, .. } => {
-                    bouncer.dictionary.begin_after(last_statement)
+                Row::Format {
+                    last_statement,
+                    cancels,
+                    ..
+                } => {
+                    bouncer.dictionary.begin_after(last_statement);
+                    bouncer.elders.learn(cancels);
                 }
                 Row::Statement(statement) => bouncer.dictionary.take_over(&statement),
                 Row::Pool(pool) => {

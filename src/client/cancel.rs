@@ -1,11 +1,19 @@
 //! Cancel requests of clients.
 
+use std::convert::Infallible;
+use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::worker::ACCEPT_PAUSE;
 use crate::auth;
-use crate::net::Host;
+use crate::net::{Channel, Host, ListenError, Stream, abstract_listener};
 use crate::pool::{Bouncer, Owner};
 use crate::server;
+use crate::wire::startup::{self, First};
+
+/// Stands for a port in the names of abstract sockets.
+const ELDERS_PORT: u16 = 1;
 
 /// The limit where `cancel_wait_timeout` has none.
 const LONGEST_CANCEL: Duration = Duration::from_secs(60);
@@ -35,7 +43,7 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     }
     let client = bouncer.clients.get(&key).map(|found| found.clone());
     let Some(client) = client.filter(|it| auth::same_secret(it.key_rest(), rest)) else {
-        return tracing::info!("failed cancel request");
+        return ask_elders(bouncer, &[&key, rest].concat()).await;
     };
     let linked = client.server();
     let record = bouncer.servers.get(&linked).map(|found| found.clone());
@@ -53,6 +61,70 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     if let Err(error) = cancel.send(limit(bouncer)).await {
         tracing::warn!("cancel request failed: {error}");
     }
+}
+
+/// Passes the request on to the processes that may still have the client from
+/// before this one took over.
+async fn ask_elders(bouncer: &Bouncer, key: &[u8]) {
+    let elders = bouncer.elders.known();
+    if elders.is_empty() {
+        return tracing::info!("failed cancel request");
+    }
+    for name in elders {
+        let host = Host::Abstract(name);
+        let asked = server::forward_cancel(&host, ELDERS_PORT, key, limit(bouncer)).await;
+        match (asked, host) {
+            (Err(error), Host::Abstract(name)) if error.kind() == ErrorKind::ConnectionRefused => {
+                bouncer.elders.remove(&name);
+            }
+            (Err(error), _) => {
+                tracing::warn!("cancel request could not be passed on to an old process: {error}");
+            }
+            (Ok(()), _) => {}
+        }
+    }
+}
+
+/// Carries out the requests that a younger process passes on.
+///
+/// # Errors
+/// They cannot be listened for.
+pub async fn serve_younger(bouncer: Arc<Bouncer>) -> Result<Infallible, ListenError> {
+    let listener = abstract_listener(bouncer.elders.own(), ELDERS_PORT)?;
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let bouncer = bouncer.clone();
+                tokio::spawn(async move {
+                    let limit = limit(&bouncer);
+                    let done = tokio::time::timeout(limit, take(&bouncer, stream)).await;
+                    if !matches!(done, Ok(Ok(()))) {
+                        tracing::debug!("a younger process passed no cancel request on");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::error!("accept() failed: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Takes one request of a process of the same user.
+async fn take(bouncer: &Bouncer, stream: Stream) -> std::io::Result<()> {
+    if stream.peer_uid() != Some(rustix::process::geteuid().as_raw()) {
+        return Err(ErrorKind::PermissionDenied.into());
+    }
+    let mut channel = Channel::new(stream);
+    let len = startup::packet_len(channel.peek(8).await?);
+    let len = len.and_then(Result::ok).ok_or(ErrorKind::InvalidData)?;
+    channel.peek(len).await?;
+    let packet = channel.take(len);
+    if let Ok(First::Cancel { key }) = startup::read(&packet) {
+        carry_out(bouncer, key).await;
+    }
+    Ok(())
 }
 
 /// Passes the request on to the process that has the client.

@@ -18,6 +18,7 @@ mod session;
 mod startup;
 mod worker;
 
+pub use cancel::serve_younger;
 pub use login::{ConsoleClient, LoginPolicy, Places, Socket};
 pub use session::{TakenClient, TakenServer};
 pub use worker::{OnConsole, Worker};

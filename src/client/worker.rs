@@ -18,7 +18,7 @@ use crate::stats::Micros;
 use crate::wire::backend;
 
 /// Pause after accept() failed, for example for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Time between two wake-ups of an idle worker.
 const NEAREST_TIMER: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -140,6 +141,24 @@ pub fn unix_listener(
     };
     listen().map_err(|error| ListenError::Unix {
         path: path.clone(),
+        error,
+    })
+}
+
+/// Listens on an abstract Unix socket, on the runtime of the caller.
+///
+/// # Errors
+/// [`ListenError::Unix`].
+pub fn abstract_listener(name: &str, port: u16) -> Result<Acceptor, ListenError> {
+    let name = format!("{name}/.s.PGSQL.{port}");
+    let listen = || -> io::Result<Acceptor> {
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name)?;
+        let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener).map(Acceptor::Unix)
+    };
+    listen().map_err(|error| ListenError::Unix {
+        path: format!("@{name}").into(),
         error,
     })
 }

@@ -11,6 +11,8 @@ pub mod tls;
 
 pub use channel::{CHUNK_LEN, Channel, Message, Received};
 pub use connect::{Host, connect};
-pub use listen::{Acceptor, ListenError, Listener, tcp_addresses, tcp_listener, unix_listener};
+pub use listen::{
+    Acceptor, ListenError, Listener, abstract_listener, tcp_addresses, tcp_listener, unix_listener,
+};
 pub use options::SocketOptions;
 pub use stream::{Address, Stream};

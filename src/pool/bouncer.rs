@@ -63,6 +63,8 @@ pub struct Bouncer {
     pub client_sockets: super::Budget,
     /// SUSPEND.
     pub suspension: super::Suspension,
+    /// Processes that this one has taken over from and that still have clients.
+    pub elders: super::Elders,
     /// Listening sockets once more, for the next process.
     pub(super) listening: Mutex<Vec<OwnedFd>>,
 
@@ -100,6 +102,7 @@ impl Bouncer {
             servers: Registry::default(),
             client_sockets: super::Budget::default(),
             suspension: super::Suspension::default(),
+            elders: super::Elders::default(),
             listening: Mutex::default(),
 
             console: Arc::new(Database::new(CONSOLE, false, config::Database::default())),

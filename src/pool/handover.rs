@@ -121,6 +121,8 @@ impl Bouncer {
     /// Another process has the sockets and goes on with what they are of; the
     /// rest goes on here.
     pub fn let_go(&self) {
+        // It has been told of them.
+        self.elders.forget();
         for client in &self.clients {
             if client.is_handed_over() {
                 client.let_go();

@@ -6,6 +6,7 @@
 mod bouncer;
 mod client;
 mod counters;
+mod elders;
 mod handover;
 mod lease;
 mod lending;
@@ -19,6 +20,7 @@ mod welcome;
 pub use bouncer::{Bouncer, CONSOLE};
 pub use client::{CancelKey, Client, ClientState, Doom, Grant, KEY_REST, NewClient};
 pub use counters::{Counters, Totals};
+pub use elders::Elders;
 pub use handover::{Question, Told, ToldServer};
 pub use lease::Lease;
 pub use lending::Pool;

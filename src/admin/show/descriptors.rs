@@ -248,6 +248,7 @@ impl Console {
         let format = Row::Format {
             format: handover::FORMAT,
             last_statement: self.bouncer.dictionary.last_id(),
+            cancels: self.bouncer.elders.tell(),
         };
         for row in [format]
             .into_iter()
