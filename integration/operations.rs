@@ -8,7 +8,7 @@ use crate::harness::{becomes, eventually, only_pgweir};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[track_caller]
 fn assert_error(error: &Fields, text: &str) {
@@ -620,4 +620,15 @@ fn random_commands_never_hang_the_console() {
         pooler.console_of("admin").query(command);
     }
     pooler.assert_serves();
+}
+
+#[test]
+fn small_socket_buffers_do_not_stall() {
+    let pooler = Ini::transaction().set("tcp_socket_buffer", 4096).start();
+    let mut client = pooler.client();
+    let begun = Instant::now();
+    let value = client.value("select repeat('x', 2000000)");
+    assert_eq!(value.len(), 2_000_000);
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_secs(15), "{taken:?}");
 }

@@ -401,6 +401,8 @@ impl Sockets {
         let mut acceptors = Vec::new();
         for listener in self.tcp {
             let listener = tokio::net::TcpListener::from_std(listener)?;
+            // What is accepted inherits them from its first packet on.
+            self.options.apply(&listener);
             acceptors.push(Acceptor::Tcp(listener, self.options));
         }
         for listener in self.unix {

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::path::PathBuf;
 
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
 use super::{SocketOptions, Stream};
 
@@ -83,15 +84,21 @@ async fn connect_tcp(
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for step in 0..addresses.len() {
         let address = addresses[(first + step) % addresses.len()];
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                options.apply(&stream);
-                return Ok(Stream::from(stream));
-            }
+        match connect_address(address, options).await {
+            Ok(stream) => return Ok(Stream::from(stream)),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+async fn connect_address(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    options.apply(&socket);
+    socket.connect(address).await
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Socket options of the `tcp_*` settings.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 
 /// What is set on every TCP connection, towards clients and servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,8 +25,11 @@ pub struct SocketOptions {
 impl SocketOptions {
     /// Sets them, and TCP_NODELAY. A refused option is the system's business:
     /// the connection works without it.
-    pub fn apply(&self, stream: &TcpStream) {
-        let socket = SockRef::from(stream);
+    ///
+    /// To be set before the socket is connected or listened on: a window that
+    /// is made smaller later stalls the other side again and again.
+    pub fn apply(&self, socket: &impl AsFd) {
+        let socket = SockRef::from(socket);
         let mut refused = socket.set_tcp_nodelay(true).is_err();
         if self.keepalive {
             refused |= socket.set_tcp_keepalive(&self.keepalive_times()).is_err();
