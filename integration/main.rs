@@ -13,6 +13,7 @@ mod extended;
 mod harness;
 mod hba;
 mod hostile;
+mod listening;
 mod login;
 mod metrics;
 mod model;

@@ -177,9 +177,11 @@ impl Ini {
         let files = format!(
             "listen_port = {port}\nunix_socket_dir = {folder}\nauth_file = {folder}/userlist.txt\n"
         );
+        let own = section("pgbouncer", &self.pgbouncer);
+        let header = "[pgbouncer]\n";
         [
-            section("pgbouncer", &self.pgbouncer),
-            files,
+            // In front, so that a test may set other ones.
+            own.replace(header, &[header, &files].concat()),
             databases,
             section("users", &self.users),
             match self.pgweir.is_empty() {

@@ -14,7 +14,8 @@ use crate::client::{LoginPolicy, OnConsole, TakenClient, TakenServer, Worker};
 use crate::config::Config;
 use crate::gateway::Queries;
 use crate::net::{
-    Acceptor, ListenError, Listener, SocketOptions, tcp_addresses, tcp_listener, unix_listener,
+    Acceptor, ListenError, Listener, SocketOptions, UnixAccess, UnixAddress, tcp_addresses,
+    tcp_listener, unix_listener,
 };
 use crate::pool::Bouncer;
 use crate::process::{LogQueue, passed_sockets};
@@ -213,22 +214,31 @@ impl Listeners {
 
     fn open_unix(&mut self, config: &Config, port: u16) -> Result<(), String> {
         let settings = &config.pgbouncer;
-        if settings.unix_socket_dir.is_empty() || settings.unix_socket_dir.starts_with('@') {
+        if settings.unix_socket_dir.is_empty() {
             return Ok(());
         }
-        let directory = Path::new(&settings.unix_socket_dir);
-        let path = directory.join(format!(".s.PGSQL.{port}"));
-        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        let address = UnixAddress::new(&settings.unix_socket_dir, port);
+        let path = address.path();
+        // The system itself refuses an abstract name that is taken.
+        let in_use = |path| std::os::unix::net::UnixStream::connect(path).is_ok();
+        if path.as_ref().is_some_and(in_use) {
             return Err("unix socket is in use, cannot continue".into());
         }
-        let mode = u32::try_from(settings.unix_socket_mode).unwrap_or(0o777);
-        let listener = unix_listener(directory, port, mode).map_err(|error| {
-            tracing::error!("{error}");
-            String::from("failed to create unix socket")
+        let access = UnixAccess {
+            mode: u32::try_from(settings.unix_socket_mode).unwrap_or(0o777),
+            group: settings.unix_socket_group.clone(),
+        };
+        let listener = unix_listener(&address, settings.listen_backlog, &access);
+        let listener = listener.map_err(|error| match error {
+            ListenError::Unix { .. } => {
+                tracing::warn!("{error}");
+                String::from("failed to create unix socket")
+            }
+            other => other.to_string(),
         })?;
         self.unix.push(listener);
-        self.file = Some(SocketFile(path.clone()));
-        self.addresses.push(format!("unix:{}", path.display()));
+        self.file = path.map(SocketFile);
+        self.addresses.push(address.to_string());
         Ok(())
     }
 }
@@ -267,6 +277,7 @@ impl Pooler {
         queries: Option<&Arc<Queries>>,
     ) -> std::io::Result<Pooler> {
         *bouncer.sockets() = listeners.copies()?;
+        bouncer.tune_accept();
         let mut pooler = Pooler {
             stop: watch::Sender::new(false),
             local: watch::Sender::new(false),
@@ -293,7 +304,6 @@ impl Pooler {
             let sockets = Sockets {
                 tcp,
                 unix: std::mem::take(&mut unix),
-                options: bouncer.socket_options(),
             };
             let taken = (
                 std::mem::take(&mut clients[id]),
@@ -357,11 +367,11 @@ impl Pooler {
                     worker.take_over(client).unwrap_or_else(lost);
                 }
                 drop(taking_over);
-                match sockets.into_acceptors() {
+                match sockets.into_acceptors(worker.bouncer.socket_options()) {
                     Ok(acceptors) => {
                         for acceptor in acceptors {
                             let until = match acceptor {
-                                Acceptor::Tcp(..) => stop.clone(),
+                                Acceptor::Tcp(_) => stop.clone(),
                                 Acceptor::Unix(_) => local.clone(),
                             };
                             tokio::spawn(worker.clone().accept(acceptor, until));
@@ -393,17 +403,16 @@ fn deal<T>(these: Vec<T>, hands: usize) -> Vec<Vec<T>> {
 struct Sockets {
     tcp: Vec<std::net::TcpListener>,
     unix: Vec<std::os::unix::net::UnixListener>,
-    options: SocketOptions,
 }
 
 impl Sockets {
-    fn into_acceptors(self) -> std::io::Result<Vec<Acceptor>> {
+    fn into_acceptors(self, options: SocketOptions) -> std::io::Result<Vec<Acceptor>> {
         let mut acceptors = Vec::new();
         for listener in self.tcp {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             // What is accepted inherits them from its first packet on.
-            self.options.apply(&listener);
-            acceptors.push(Acceptor::Tcp(listener, self.options));
+            options.apply(&listener);
+            acceptors.push(Acceptor::Tcp(listener));
         }
         for listener in self.unix {
             let listener = tokio::net::UnixListener::from_std(listener)?;

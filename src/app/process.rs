@@ -58,7 +58,7 @@ impl admin::Process for Process {
         {
             self.bouncer.set_hba_rules(rules);
         }
-        self.show_settings();
+        self.apply_settings();
     }
 
     fn tls_changed(&self) -> bool {
@@ -150,7 +150,7 @@ impl Process {
         if let Some(rules) = rules {
             self.bouncer.set_hba_rules(rules);
         }
-        self.show_settings();
+        self.apply_settings();
         self.reopen_log();
         self.apply_tls().map_err(|fault| {
             tracing::error!("{fault}");
@@ -172,7 +172,9 @@ impl Process {
         Ok(())
     }
 
-    fn show_settings(&self) {
+    /// Settings of what is not asked for them each time.
+    fn apply_settings(&self) {
+        self.bouncer.tune_accept();
         if let Some(log) = &self.log {
             let verbose = verbosity(log.verbose, &self.bouncer.config());
             log.verbosity.set(verbose);

@@ -7,13 +7,19 @@ use std::time::Duration;
 
 use super::worker::ACCEPT_PAUSE;
 use crate::auth;
-use crate::net::{Channel, Host, ListenError, Stream, abstract_listener};
+use crate::net::{
+    Acceptor, Channel, Host, ListenError, SocketOptions, Stream, UnixAccess, UnixAddress,
+    unix_listener,
+};
 use crate::pool::{Bouncer, Owner};
 use crate::server;
 use crate::wire::startup::{self, First};
 
 /// Stands for a port in the names of abstract sockets.
 const ELDERS_PORT: u16 = 1;
+
+/// Cancel requests that may wait to be accepted.
+const ELDERS_BACKLOG: i32 = 128;
 
 /// The limit where `cancel_wait_timeout` has none.
 const LONGEST_CANCEL: Duration = Duration::from_secs(60);
@@ -71,16 +77,15 @@ async fn ask_elders(bouncer: &Bouncer, key: &[u8]) {
         return tracing::info!("failed cancel request");
     }
     for name in elders {
-        let host = Host::Abstract(name);
-        let asked = server::forward_cancel(&host, ELDERS_PORT, key, limit(bouncer)).await;
-        match (asked, host) {
-            (Err(error), Host::Abstract(name)) if error.kind() == ErrorKind::ConnectionRefused => {
+        let host = Host::Directory(format!("@{name}"));
+        match server::forward_cancel(&host, ELDERS_PORT, key, limit(bouncer)).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 bouncer.elders.remove(&name);
             }
-            (Err(error), _) => {
+            Err(error) => {
                 tracing::warn!("cancel request could not be passed on to an old process: {error}");
             }
-            (Ok(()), _) => {}
+            Ok(()) => {}
         }
     }
 }
@@ -90,9 +95,21 @@ async fn ask_elders(bouncer: &Bouncer, key: &[u8]) {
 /// # Errors
 /// They cannot be listened for.
 pub async fn serve_younger(bouncer: Arc<Bouncer>) -> Result<Infallible, ListenError> {
-    let listener = abstract_listener(bouncer.elders.own(), ELDERS_PORT)?;
+    let address = UnixAddress::new(&format!("@{}", bouncer.elders.own()), ELDERS_PORT);
+    let refused = |error| ListenError::Unix {
+        address: address.clone(),
+        error,
+    };
+    // What has no file has no owner: who connects is asked who it is.
+    let access = UnixAccess {
+        mode: 0,
+        group: String::new(),
+    };
+    let listener = unix_listener(&address, ELDERS_BACKLOG, &access)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(refused)?;
+    let acceptor = Acceptor::Unix(listener);
     loop {
-        match listener.accept().await {
+        match acceptor.accept(SocketOptions::default).await {
             Ok(stream) => {
                 let bouncer = bouncer.clone();
                 tokio::spawn(async move {

@@ -105,7 +105,7 @@ impl Worker {
 
     async fn accept_all(self: &Arc<Self>, acceptor: &Acceptor) {
         loop {
-            match acceptor.accept().await {
+            match acceptor.accept(|| self.bouncer.socket_options()).await {
                 Ok(stream) => {
                     let socket = login::Socket::new(self.bouncer.clone());
                     tokio::spawn(serve(self.clone(), stream, socket));

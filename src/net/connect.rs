@@ -3,31 +3,26 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::linux::net::SocketAddrExt;
-use std::path::PathBuf;
 
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
-use super::{SocketOptions, Stream};
+use super::{SocketOptions, Stream, UnixAddress};
 
 /// Where a server is, as `host` of a database entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
     /// A host name or address.
     Name(String),
-    /// A directory with PostgreSQL's Unix socket in it.
-    Directory(PathBuf),
-    /// A Unix socket in the abstract name space.
-    Abstract(String),
+    /// A directory with PostgreSQL's Unix socket in it, or `@` and what stands
+    /// for one in the abstract name space.
+    Directory(String),
 }
 
 impl Host {
     /// Reads one item of `host`.
     pub fn read(text: &str) -> Host {
-        if let Some(name) = text.strip_prefix('@') {
-            Host::Abstract(name.to_owned())
-        } else if text.starts_with('/') {
-            Host::Directory(text.into())
+        if text.starts_with(['/', '@']) {
+            Host::Directory(text.to_owned())
         } else {
             Host::Name(text.to_owned())
         }
@@ -38,9 +33,7 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Host::Name(name) => f.write_str(name),
-            Host::Directory(directory) => directory.display().fmt(f),
-            Host::Abstract(name) => write!(f, "@{name}"),
+            Host::Name(text) | Host::Directory(text) => f.write_str(text),
         }
     }
 }
@@ -61,15 +54,9 @@ pub async fn connect(
     match host {
         Host::Name(name) => connect_tcp(name, port, first, options).await,
         Host::Directory(directory) => {
-            let path = directory.join(format!(".s.PGSQL.{port}"));
-            UnixStream::connect(path).await.map(Stream::from)
-        }
-        Host::Abstract(name) => {
-            let name = format!("{name}/.s.PGSQL.{port}");
-            let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-            let stream = std::os::unix::net::UnixStream::connect_addr(&addr)?;
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream).map(Stream::from)
+            let address = UnixAddress::new(directory, port).socket_addr()?;
+            let stream = UnixStream::connect_addr(&address.into()).await;
+            stream.map(Stream::from)
         }
     }
 }
@@ -106,9 +93,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_a_name_a_directory_or_abstract() {
+    fn a_host_is_a_name_or_a_directory() {
         assert_eq!(Host::read("db.local"), Host::Name("db.local".into()));
         assert_eq!(Host::read("/run/pg"), Host::Directory("/run/pg".into()));
-        assert_eq!(Host::read("@pg"), Host::Abstract("pg".into()));
+        assert_eq!(Host::read("@pg"), Host::Directory("@pg".into()));
     }
 }

@@ -3,16 +3,32 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use nix::libc;
+use nix::setsockopt_impl;
+use nix::sys::socket::SetSockOpt;
+use nix::sys::socket::sockopt::SetBool;
+use nix::unistd::{Gid, Group};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::{SocketOptions, Stream};
+use super::{SocketOptions, Stream, UnixAddress};
+
+/// A connection is there when its first bytes are.
+#[derive(Debug, Clone)]
+struct DeferAccept;
+
+setsockopt_impl!(
+    DeferAccept,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    bool,
+    SetBool
+);
 
 /// Why a listening socket could not be had.
 #[derive(Debug)]
@@ -33,10 +49,22 @@ pub enum ListenError {
     },
     /// The Unix socket cannot be made.
     Unix {
-        /// Its path.
-        path: PathBuf,
+        /// Where.
+        address: UnixAddress,
         /// What the system said.
         error: io::Error,
+    },
+    /// The Unix socket cannot be given to `unix_socket_group`.
+    Group {
+        /// The setting.
+        group: String,
+        /// What the system said; none where it knows no such group.
+        error: Option<io::Error>,
+    },
+    /// A PostgreSQL server has claimed the number of the Unix socket.
+    Locked {
+        /// The number.
+        port: u16,
     },
 }
 
@@ -49,9 +77,17 @@ impl fmt::Display for ListenError {
             ListenError::Tcp { address, error } => {
                 write!(f, "cannot listen on {address}: {error}")
             }
-            ListenError::Unix { path, error } => {
-                write!(f, "cannot listen on unix:{}: {error}", path.display())
+            ListenError::Unix { address, error } => {
+                write!(f, "cannot listen on {address}: {error}")
             }
+            ListenError::Group { group, error: None } => {
+                write!(f, "could not find group '{group}'")
+            }
+            ListenError::Group {
+                group,
+                error: Some(error),
+            } => write!(f, "cannot give the Unix socket to group {group}: {error}"),
+            ListenError::Locked { port } => write!(f, "unix port {port} is in use"),
         }
     }
 }
@@ -119,48 +155,89 @@ pub fn tcp_listener(
         .map_err(|error| ListenError::Tcp { address, error })
 }
 
-/// Listens on `DIR/.s.PGSQL.PORT` with this mode, replacing a leftover file.
-///
-/// # Errors
-/// [`ListenError::Unix`].
-pub fn unix_listener(
-    directory: &Path,
-    port: u16,
-    mode: u32,
-) -> Result<std::os::unix::net::UnixListener, ListenError> {
-    let path = directory.join(format!(".s.PGSQL.{port}"));
-    let listen = || -> io::Result<std::os::unix::net::UnixListener> {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = std::os::unix::net::UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    listen().map_err(|error| ListenError::Unix {
-        path: path.clone(),
-        error,
-    })
+/// Who may connect to a Unix socket in a folder.
+#[derive(Debug, Clone)]
+pub struct UnixAccess {
+    /// `unix_socket_mode`.
+    pub mode: u32,
+    /// `unix_socket_group`, by name or number; empty leaves it to the system.
+    pub group: String,
 }
 
-/// Listens on an abstract Unix socket, on the runtime of the caller.
+impl UnixAccess {
+    fn apply(
+        &self,
+        file: &Path,
+        refused: impl Fn(io::Error) -> ListenError,
+    ) -> Result<(), ListenError> {
+        if !self.group.is_empty() {
+            let in_vain = |error| ListenError::Group {
+                group: self.group.clone(),
+                error,
+            };
+            let group = self.gid().ok_or_else(|| in_vain(None))?;
+            std::os::unix::fs::chown(file, None, Some(group.as_raw()))
+                .map_err(|error| in_vain(Some(error)))?;
+        }
+        let mode = std::fs::Permissions::from_mode(self.mode);
+        std::fs::set_permissions(file, mode).map_err(refused)
+    }
+
+    fn gid(&self) -> Option<Gid> {
+        if let Ok(number) = self.group.parse() {
+            return Some(Gid::from_raw(number));
+        }
+        Some(Group::from_name(&self.group).ok()??.gid)
+    }
+}
+
+/// Listens on a Unix socket. A file left by a dead process is replaced.
 ///
 /// # Errors
-/// [`ListenError::Unix`].
-pub fn abstract_listener(name: &str, port: u16) -> Result<Acceptor, ListenError> {
-    let name = format!("{name}/.s.PGSQL.{port}");
-    let listen = || -> io::Result<Acceptor> {
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name)?;
-        let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
-        listener.set_nonblocking(true)?;
-        UnixListener::from_std(listener).map(Acceptor::Unix)
-    };
-    listen().map_err(|error| ListenError::Unix {
-        path: format!("@{name}").into(),
+/// [`ListenError::Unix`], [`ListenError::Group`], [`ListenError::Locked`].
+pub fn unix_listener(
+    address: &UnixAddress,
+    backlog: i32,
+    access: &UnixAccess,
+) -> Result<std::os::unix::net::UnixListener, ListenError> {
+    let refused = |error| ListenError::Unix {
+        address: address.clone(),
         error,
-    })
+    };
+    if address
+        .lock_file()
+        .is_some_and(|it| it.symlink_metadata().is_ok())
+    {
+        return Err(ListenError::Locked {
+            port: address.port(),
+        });
+    }
+    let path = address.path();
+    match path.as_ref().map(std::fs::remove_file) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+        _ => {}
+    }
+    let listen = || {
+        let listener = std::os::unix::net::UnixListener::bind_addr(&address.socket_addr()?)?;
+        listener.set_nonblocking(true)?;
+        // It listens already, with the library's backlog.
+        rustix::net::listen(&listener, backlog)?;
+        Ok(listener)
+    };
+    let listener = listen().map_err(refused)?;
+    if let Some(path) = &path {
+        access.apply(path, refused)?;
+    }
+    Ok(listener)
+}
+
+/// Whether a TCP connection is accepted only when it has sent something
+/// (`tcp_defer_accept`). One that is silent is accepted after a second or two.
+pub fn set_defer_accept(listener: &impl AsFd, on: bool) {
+    if let Err(error) = DeferAccept.set(listener, &on) {
+        let act = if on { "install" } else { "uninstall" };
+        tracing::warn!("tune_accept: {act} TCP_DEFER_ACCEPT: {error}");
+    }
 }
 
 /// A listening socket that another process has made.
@@ -208,22 +285,22 @@ impl Listener {
 /// A listening socket that hands out streams.
 #[derive(Debug)]
 pub enum Acceptor {
-    /// TCP, with the options its connections get.
-    Tcp(TcpListener, SocketOptions),
+    /// TCP.
+    Tcp(TcpListener),
     /// Unix domain.
     Unix(UnixListener),
 }
 
 impl Acceptor {
-    /// The next connection.
+    /// The next connection; over TCP with these options.
     ///
     /// # Errors
     /// The system's; a caller that meets EMFILE or ENFILE pauses a while.
-    pub async fn accept(&self) -> io::Result<Stream> {
+    pub async fn accept(&self, options: impl FnOnce() -> SocketOptions) -> io::Result<Stream> {
         match self {
-            Acceptor::Tcp(listener, options) => {
+            Acceptor::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                options.apply(&stream);
+                options().apply(&stream);
                 Ok(stream.into())
             }
             Acceptor::Unix(listener) => {

@@ -8,11 +8,14 @@ mod options;
 pub mod rights;
 mod stream;
 pub mod tls;
+mod unix_address;
 
 pub use channel::{CHUNK_LEN, Channel, Message, Received};
 pub use connect::{Host, connect};
 pub use listen::{
-    Acceptor, ListenError, Listener, abstract_listener, tcp_addresses, tcp_listener, unix_listener,
+    Acceptor, ListenError, Listener, UnixAccess, set_defer_accept, tcp_addresses, tcp_listener,
+    unix_listener,
 };
 pub use options::SocketOptions;
 pub use stream::{Address, Stream};
+pub use unix_address::UnixAddress;

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Bouncer, Lease, Pool, Welcome};
 use crate::handover;
+use crate::net::{Listener, set_defer_accept};
 use crate::server::statements::Statement;
 use crate::server::{Parameters, Record, Server, ServerState};
 use crate::stats::Micros;
@@ -153,5 +154,15 @@ impl Bouncer {
         self.listening
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies `tcp_defer_accept` to what is listened on.
+    pub fn tune_accept(&self) {
+        let defer = self.config().pgbouncer.tcp_defer_accept;
+        for socket in self.sockets().iter() {
+            if Listener::address(socket).is_some() {
+                set_defer_accept(socket, defer);
+            }
+        }
     }
 }
