@@ -6,6 +6,7 @@ mod auth_query;
 mod bad_config;
 mod cancel;
 mod console;
+mod convert;
 mod copy;
 mod drivers;
 mod exporter;

@@ -275,3 +275,42 @@ fn log_command(command: &Command, argument: &str) {
         _ => tracing::info!("{name} '{argument}' command issued"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The user documentation.
+    const PAGE: &str = include_str!("../../docs/console.md");
+
+    impl Command {
+        /// What the page calls it.
+        fn forms(&self) -> Vec<String> {
+            let name = self.name;
+            match self.argument {
+                Argument::None => vec![name.to_owned()],
+                Argument::AnyDatabase => vec![format!("{name} [db]")],
+                Argument::Database => vec![format!("{name} db")],
+                Argument::Client => vec![format!("{name} id")],
+                Argument::Word(words) => words.iter().map(|it| format!("{name} {it}")).collect(),
+                Argument::Assignment => vec![format!("{name} name = value")],
+                Argument::Item => show::names().map(|it| format!("{name} {it}")).collect(),
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_in_docs_has_a_row_for_each_command_and_for_nothing_else() {
+        let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `"));
+        let commands = rows.flat_map(|row| {
+            let (first, _) = row.split_once(" | ").expect("another cell");
+            // Between the marks, and between those of the next one.
+            first.split('`').step_by(2).map(str::to_owned)
+        });
+        let documented: BTreeSet<String> = commands.filter(|it| !it.is_empty()).collect();
+        let there_are: BTreeSet<String> = COMMANDS.iter().flat_map(Command::forms).collect();
+        assert_eq!(documented, there_are);
+    }
+}

@@ -297,6 +297,12 @@ pub fn help_lines() -> Vec<String> {
     lines.into_iter().map(|(_, line)| line).collect()
 }
 
+/// The names of all items.
+#[cfg(test)]
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ITEMS.iter().map(|item| item.name)
+}
+
 fn find(name: &str) -> Option<&'static Item> {
     ITEMS
         .iter()
