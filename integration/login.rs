@@ -440,6 +440,24 @@ fn clients_beyond_max_client_conn_are_refused_until_one_leaves() {
 }
 
 #[test]
+fn refused_clients_take_no_room_however_long_they_stay() {
+    let pooler = Ini::transaction().set("max_client_conn", 2).start();
+    let _refused: Vec<Wire> = (0..4)
+        .map(|_| {
+            let mut wire = Wire::connect(pooler.address());
+            wire.send(Login::new("alice", "nowhere").packet());
+            assert_eq!(wire.expect_fatal().text(), "no such database: nowhere");
+            wire
+        })
+        .collect();
+    let lists = pooler.console("SHOW LISTS");
+    assert_eq!(lists.row(&[("list", "login_clients")]).number("items"), 0);
+    for mut client in [pooler.client(), pooler.client()] {
+        assert_eq!(client.value("select 'in'"), "in");
+    }
+}
+
+#[test]
 fn the_console_has_room_beyond_max_client_conn() {
     let pooler = Ini::transaction().set("max_client_conn", 1).start();
     let _client = pooler.client();

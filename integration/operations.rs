@@ -452,15 +452,34 @@ fn a_waiting_shutdown_leaves_the_unix_socket_to_the_console() {
 fn shutdown_wait_for_servers_ends_transactions_first() {
     let mut pooler = Ini::transaction().start();
     let mut busy = pooler.client();
-    let mut idle = pooler.client();
-    idle.run("select 1");
+    let mut idle: Vec<_> = (0..8).map(|_| pooler.client()).collect();
+    for client in &mut idle {
+        client.run("select 1");
+    }
     busy.run("begin");
     let mut console = started(&pooler, "SHUTDOWN WAIT_FOR_SERVERS");
     assert_eq!(tag(&mut console), "SHUTDOWN");
-    idle.send(query("select 1"));
-    assert_eq!(idle.expect_fatal().text(), "server shutting down");
+    for client in &mut idle {
+        client.send(query("select 1"));
+    }
+    for client in &mut idle {
+        assert_eq!(client.expect_fatal().text(), "server shutting down");
+    }
     busy.run("select 'goes on'");
     assert_eq!(busy.query("commit").succeeded().status, 'I');
+    assert_eq!(pooler.wait_end().code(), Some(0));
+}
+
+#[test]
+fn shutdown_wait_for_servers_tells_those_it_sends_away_before_it_ends() {
+    let mut pooler = Ini::transaction().start();
+    let mut idle = pooler.client();
+    idle.run("select 1");
+    let mut console = started(&pooler, "SHUTDOWN WAIT_FOR_SERVERS");
+    assert_eq!(tag(&mut console), "SHUTDOWN");
+    // No server is busy: it ends with its next look.
+    idle.send(query("select 1"));
+    assert_eq!(idle.expect_fatal().text(), "server shutting down");
     assert_eq!(pooler.wait_end().code(), Some(0));
 }
 

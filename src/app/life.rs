@@ -244,6 +244,7 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     ));
     let (actions, inbox) = mpsc::unbounded_channel();
     let process = Process::new(bouncer.clone(), actions, reloads);
+    let process = process.behind_balancer(start.whole && config.balancer.is_some());
     let process = Arc::new(process.logging(Logging {
         verbosity: ready.log.verbosity().clone(),
         verbose: start.verbose,

@@ -29,6 +29,8 @@ pub struct Process {
     actions: mpsc::UnboundedSender<Action>,
     reloads: Reloads,
     log: Option<Logging>,
+    /// Requests are served by way of the pooler, which has to outlast them.
+    has_balancer: bool,
     /// The service manager.
     pub(super) manager: Notifier,
 }
@@ -69,6 +71,10 @@ impl admin::Process for Process {
     }
 
     fn shut_down(&self, mode: ShutdownMode) {
+        // Whoever has read the answer may count on it.
+        if mode != ShutdownMode::Immediate && !self.has_balancer && !self.bouncer.is_suspended() {
+            self.begin_shutdown(mode);
+        }
         if self.actions.send(Action::ShutDown(mode)).is_err() {
             tracing::debug!("shutting down already");
         }
@@ -88,6 +94,7 @@ impl Process {
             actions,
             reloads,
             log: None,
+            has_balancer: false,
             manager: Notifier::from_environment(),
         }
     }
@@ -96,6 +103,15 @@ impl Process {
     pub fn logging(self, log: Logging) -> Process {
         let log = Some(log);
         Process { log, ..self }
+    }
+
+    /// With a balancer in front, a waiting shutdown begins when its requests are
+    /// through.
+    pub fn behind_balancer(self, has_balancer: bool) -> Process {
+        Process {
+            has_balancer,
+            ..self
+        }
     }
 
     /// Opens the log anew: its file may have been renamed, or be another one
@@ -231,12 +247,15 @@ impl Process {
     /// No server is linked or being logged in; who waits for one is sent
     /// away.
     pub fn servers_are_gone(&self) -> bool {
+        let mut is_anybody_told = false;
         for client in &self.bouncer.clients {
             if client.state() == crate::pool::ClientState::Waiting {
                 client.doom("server shutting down");
+                is_anybody_told = true;
             }
         }
         let pools = self.bouncer.pools();
-        pools.iter().all(|pool| pool.numbers().0.total() == 0)
+        // Whoever is told so should be able to hear it.
+        !is_anybody_told && pools.iter().all(|pool| pool.numbers().0.total() == 0)
     }
 }

@@ -256,11 +256,14 @@ pub async fn log_in(worker: &Arc<Worker>, stream: Stream, socket: Socket) -> Adm
         })),
         Err(Refusal::Fatal(message)) => {
             login.log_closing(&message);
+            // It is no client any more, however long it takes to read this.
+            drop(socket);
             send_fatal(worker, login.channel, backend::PROTOCOL_VIOLATION, &message).await;
             Admitted::Nobody
         }
         Err(Refusal::Server(failure)) => {
             login.log_closing(&failure.message);
+            drop(socket);
             send_fatal(worker, login.channel, &failure.sqlstate, &failure.message).await;
             Admitted::Nobody
         }
