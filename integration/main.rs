@@ -14,6 +14,7 @@ mod extended;
 mod harness;
 mod hba;
 mod hostile;
+mod installed;
 mod listening;
 mod login;
 mod metrics;

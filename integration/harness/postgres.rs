@@ -118,6 +118,11 @@ impl Postgres {
         }
     }
 
+    /// Where its Unix socket is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }

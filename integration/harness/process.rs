@@ -104,7 +104,8 @@ fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("our own file");
 }
 
-fn give_away(path: &Path) {
+/// Makes this the servers' account's own.
+pub(crate) fn give_away(path: &Path) {
     if let Some((user, group)) = account() {
         std::os::unix::fs::chown(path, Some(user), Some(group)).expect("root may give files away");
     }
@@ -132,18 +133,34 @@ fn account() -> Option<(u32, u32)> {
 
 /// A command under the servers' account that gets `signal` when this run ends.
 pub(crate) fn server_command(program: &Path, signal: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", signal]);
+    let words = account_words(signal);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg(program).stdin(Stdio::null());
+    command
+}
+
+/// What stands before a command line that is to run like this.
+pub(crate) fn account_words(signal: &str) -> Vec<String> {
+    let mut words = vec!["setpriv".to_owned(), "--pdeathsig".into(), signal.into()];
     if let Some((user, group)) = account() {
-        command.args([
-            "--reuid",
-            &user.to_string(),
-            "--regid",
-            &group.to_string(),
-            "--clear-groups",
-        ]);
+        words.push(format!("--reuid={user}"));
+        words.push(format!("--regid={group}"));
+        words.push("--clear-groups".to_owned());
     }
-    command.arg("--").arg(program).stdin(Stdio::null());
+    words.push("--".to_owned());
+    words
+}
+
+/// A command line that runs after this script, both in mount and network name
+/// spaces of their own. The script shifts its own arguments away.
+pub(crate) fn private_command(script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    if account().is_none() {
+        command.args(["--user", "--map-current-user", "--keep-caps"]);
+    }
+    let script = format!("PATH=$PATH:/usr/sbin:/sbin\n{script}\nexec \"$@\"");
+    command.args(["--mount", "--net", "--", "sh", "-c", &script, "sh"]);
+    command.stdin(Stdio::null());
     command
 }
 
