@@ -4,7 +4,7 @@ use crate::drivers::pgbench_of;
 use crate::harness::backend::Message;
 use crate::harness::frontend::{bind, execute, message, parse, query, sync};
 use crate::harness::pooler::{Ini, Pooler, Table};
-use crate::harness::postgres::client_program;
+use crate::harness::postgres::{binary, client_program};
 use crate::harness::process;
 use crate::harness::scripted::{ScriptedServer, Step, answer, welcome_with_key};
 use crate::harness::tls::{Certificates, Opening, Tunnel};
@@ -12,7 +12,7 @@ use crate::harness::wire::{Login, Wire, cancel};
 use crate::harness::{becomes, eventually, only_pgweir};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A program's command line for a restart.
@@ -335,6 +335,35 @@ fn replication_clients_are_served_by_the_old_process_until_they_leave() {
 }
 
 #[test]
+fn an_old_process_that_serves_tls_clients_opens_no_minimum_of_servers() {
+    if pgweir() {
+        return;
+    }
+    let certificates = Certificates::shared();
+    let ini = Ini::transaction()
+        .set("min_pool_size", 4)
+        .set("client_tls_sslmode", "allow")
+        .set("client_tls_key_file", certificates.name("localhost.key"))
+        .set("client_tls_cert_file", certificates.name("localhost.crt"));
+    let mut pooler = ini.start();
+    let tunnel = Tunnel::start(pooler.address(), Opening::Request);
+    let login = pooler.login("alice");
+    let mut secure = login.at(tunnel.address()).expect("let in");
+    let mut plain = pooler.client();
+    plain.run("select 1");
+    pooler.wait_pool("sv_idle", 4);
+    let mut old = pooler.start_beside(reboot(process::program()));
+    pooler.wait_log("1 clients could not be handed over");
+    assert_eq!(secure.value("select 'secure'"), "secure");
+    pooler.wait_pool("sv_idle", 4);
+    // It would open one with each sweep.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(pooler.backends().len(), 4 + 1);
+    secure.leave();
+    assert_eq!(ended(&mut old), Some(0));
+}
+
+#[test]
 fn without_an_old_process_it_just_starts() {
     if pgweir() {
         return;
@@ -444,39 +473,98 @@ fn the_rest_is_told_to_the_same_user_alone() {
     );
 }
 
-/// pgbench while `event` happens this often; nothing may fail.
+/// How often a load has to live through a restart: `PGWEIR_RESTARTS`, or this.
+fn rounds(few: usize) -> usize {
+    let named = std::env::var("PGWEIR_RESTARTS").ok();
+    named.map_or(few, |named| named.parse().expect("a number"))
+}
+
+/// A pgbench that runs until it is stopped.
+struct Load {
+    child: Child,
+    report: PathBuf,
+}
+
+impl Load {
+    fn start(pooler: &Pooler<'_>, host: &str, arguments: &[&str]) -> Load {
+        let report = pooler.folder.path().join("pgbench");
+        let mut pgbench = process::server_command(&binary("pgbench"), "KILL");
+        pgbench
+            .args(["-n", "-P", "1", "-T", "100000"])
+            .args(arguments)
+            .arg(pooler.bench_conninfo_at(host))
+            .env("PGCONNECT_TIMEOUT", "20")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&report).expect("our own folder"));
+        let load = Load {
+            child: process::spawn(pgbench),
+            report,
+        };
+        load.wait_busy();
+        load
+    }
+
+    fn report(&self) -> String {
+        std::fs::read_to_string(&self.report).expect("our own file")
+    }
+
+    /// Transactions are done from now on.
+    fn wait_busy(&self) {
+        let reported = |text: &str| text.lines().filter(|it| it.contains(" tps, ")).count();
+        let before = reported(&self.report());
+        // The second that is reported next may have begun before.
+        eventually("the load goes on", || {
+            let report = self.report();
+            let mut lines = report.lines().filter(|it| it.contains(" tps, "));
+            match lines.nth(before + 1) {
+                Some(line) if !line.contains(" 0.0 tps, ") => Ok(()),
+                _ => Err(report),
+            }
+        });
+    }
+
+    /// Nothing failed, and all clients are still there.
+    fn stop(mut self) {
+        self.wait_busy();
+        assert!(
+            matches!(self.child.try_wait(), Ok(None)),
+            "{}",
+            self.report()
+        );
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has ended");
+        let report = self.report();
+        for line in report.lines() {
+            let good = line.starts_with("pgbench (") || line.ends_with(" 0 failed");
+            assert!(good, "{line}\n{report}");
+        }
+    }
+}
+
+/// pgbench, over TCP and over the Unix socket, while `event` happens this
+/// often.
 fn under_load(
     pooler: &mut Pooler<'_>,
     arguments: &[&str],
     times: usize,
     event: impl Fn(&mut Pooler<'_>),
 ) {
-    let conninfo = pooler.bench_conninfo();
-    let mut pgbench = client_program("pgbench");
-    let seconds = (times * 2 + 3).min(60).to_string();
-    pgbench
-        .args(["-n", "-T", &seconds])
-        .args(arguments)
-        .arg(conninfo);
-    let bench = std::thread::spawn(move || pgbench.output().expect("pgbench runs"));
-    std::thread::sleep(Duration::from_millis(700));
-    for _ in 0..times {
-        event(pooler);
-        std::thread::sleep(Duration::from_millis(500));
+    let directory = pooler.folder.path().display().to_string();
+    for host in ["127.0.0.1", &directory] {
+        let load = Load::start(pooler, host, arguments);
+        for _ in 0..times {
+            event(pooler);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        load.stop();
     }
-    let output = bench.join().expect("no panic");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{errors}");
-    assert!(
-        text.contains("number of failed transactions: 0 "),
-        "{text}\n{errors}"
-    );
 }
 
 fn filled(pooler: &Pooler<'_>) {
     let mut filling = client_program("pgbench");
-    filling.args(["-i", "-q"]).arg(pooler.bench_conninfo());
+    filling
+        .args(["-i", "-q"])
+        .arg(pooler.bench_conninfo_at("127.0.0.1"));
     let output = filling.output().expect("pgbench runs");
     assert!(output.status.success(), "{output:?}");
 }
@@ -489,7 +577,12 @@ fn a_bench_goes_on_over_restarts() {
     let mut pooler = Ini::transaction().set("default_pool_size", 6).start();
     filled(&pooler);
     for protocol in ["simple", "extended", "prepared"] {
-        under_load(&mut pooler, &["-c", "6", "-M", protocol], 3, restart);
+        under_load(
+            &mut pooler,
+            &["-c", "6", "-M", protocol],
+            rounds(3),
+            restart,
+        );
     }
     assert_eq!(
         pgbench_of(&pooler, &["-t", "5", "-b", "select-only"]),
@@ -504,19 +597,8 @@ fn a_bench_of_more_clients_than_servers_goes_on_over_restarts() {
     }
     let mut pooler = Ini::transaction().set("default_pool_size", 3).start();
     filled(&pooler);
-    under_load(&mut pooler, &["-c", "12"], 3, restart);
+    under_load(&mut pooler, &["-c", "12"], rounds(3), restart);
     assert!(pooler.backends().len() <= 3);
-}
-
-#[test]
-fn a_bench_over_the_unix_socket_goes_on_over_restarts() {
-    if pgweir() {
-        return;
-    }
-    let mut pooler = Ini::transaction().start();
-    filled(&pooler);
-    let directory = pooler.folder.path().display().to_string();
-    under_load(&mut pooler, &["-c", "4", "-h", &directory], 3, restart);
 }
 
 #[test]
@@ -526,15 +608,23 @@ fn several_workers_hand_over_to_several() {
     }
     let mut pooler = Ini::transaction().pgweir("workers", 2).start();
     filled(&pooler);
-    under_load(&mut pooler, &["-c", "6", "-M", "prepared"], 3, restart);
+    under_load(
+        &mut pooler,
+        &["-c", "6", "-M", "prepared"],
+        rounds(3),
+        restart,
+    );
 }
 
-/// PgBouncers on this machine.
+/// Debian's PgBouncer, and those that `PGBOUNCER_PEERS` names.
 fn pgbouncers() -> Vec<PathBuf> {
-    let named = std::env::var_os("PGBOUNCERS").unwrap_or_else(|| "/usr/sbin/pgbouncer".into());
-    std::env::split_paths(&named)
-        .filter(|path| path.exists())
-        .collect()
+    let debians = PathBuf::from("/usr/sbin/pgbouncer");
+    assert!(debians.exists(), "scripts/setup installs PgBouncer");
+    let named = std::env::var_os("PGBOUNCER_PEERS").unwrap_or_default();
+    let named = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
+    // They may have been built where the servers' account cannot go.
+    let named = named.map(|path| process::runnable(&path));
+    std::iter::once(debians).chain(named).collect()
 }
 
 #[test]
@@ -546,7 +636,7 @@ fn a_bench_goes_on_from_pgbouncer_to_pgweir_and_back() {
         // What `max_prepared_statements` is PgBouncer 1.18 does not know.
         let mut pooler = Ini::transaction().set("default_pool_size", 8).start();
         filled(&pooler);
-        under_load(&mut pooler, &["-c", "4"], 2, |pooler| {
+        under_load(&mut pooler, &["-c", "4"], rounds(1), |pooler| {
             restart_with(pooler, &pgbouncer);
             std::thread::sleep(Duration::from_millis(300));
             restart(pooler);

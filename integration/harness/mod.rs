@@ -26,13 +26,19 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// Time between two looks at what has to happen.
 const POLL: Duration = Duration::from_millis(10);
 
+/// Looks that are taken at least: if all of the machine stood still for a
+/// while, nothing could happen in that time.
+const LOOKS: usize = 500;
+
 /// Looks until `probe` has a result; its last reason is shown if time is up.
 pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
+    let mut looks = 0;
     loop {
+        looks += 1;
         match probe() {
             Ok(found) => return found,
-            Err(reason) if start.elapsed() > DEADLINE => {
+            Err(reason) if start.elapsed() > DEADLINE && looks >= LOOKS => {
                 panic!("{what}: not within {DEADLINE:?}: {reason}")
             }
             Err(_) => std::thread::sleep(POLL),

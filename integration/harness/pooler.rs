@@ -396,10 +396,11 @@ impl<'a> Pooler<'a> {
         process::spawn(command)
     }
 
-    /// libpq's parameters for alice at the entry `db`.
-    pub(crate) fn bench_conninfo(&self) -> String {
+    /// libpq's parameters for alice at the entry `db`, over TCP or, from a
+    /// folder, over the Unix socket.
+    pub(crate) fn bench_conninfo_at(&self, host: &str) -> String {
         format!(
-            "host=127.0.0.1 port={} user=alice password={} dbname=db",
+            "host={host} port={} user=alice password={} dbname=db",
             self.address().port(),
             password_of("alice")
         )

@@ -377,11 +377,11 @@ impl Bouncer {
         let (of_user, of_database) = (user.settings.load(), database.settings.load());
         let pool_size = of_user.pool_size.or(of_database.pool_size);
         let reserve = of_user.reserve_pool_size.or(of_database.reserve_pool_size);
+        let minimum = of_database.min_pool_size;
+        let minimum = minimum.unwrap_or(count(global.min_pool_size));
         Limits {
             pool_size: pool_size.unwrap_or(count(global.default_pool_size)),
-            min_pool_size: of_database
-                .min_pool_size
-                .unwrap_or(count(global.min_pool_size)),
+            min_pool_size: if self.is_lingering() { 0 } else { minimum },
             reserve_pool_size: reserve.unwrap_or(count(global.reserve_pool_size)),
             reserve_pool_timeout: global.reserve_pool_timeout,
             server_login_retry: global.server_login_retry,

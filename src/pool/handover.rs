@@ -120,10 +120,15 @@ impl Pool {
 
 impl Bouncer {
     /// Another process has the sockets and goes on with what they are of; the
-    /// rest goes on here.
+    /// rest goes on here. From now on servers are opened for clients that wait,
+    /// and not for a minimum: the other one has the pools.
     pub fn let_go(&self) {
         // It has been told of them.
         self.elders.forget();
+        self.suspension.lingering.store(true, Ordering::Release);
+        for pool in self.pools() {
+            pool.apply_settings(self);
+        }
         for client in &self.clients {
             if client.is_handed_over() {
                 client.let_go();
@@ -132,6 +137,10 @@ impl Bouncer {
         for pool in self.pools() {
             pool.let_idle_go();
         }
+    }
+
+    pub(super) fn is_lingering(&self) -> bool {
+        self.suspension.lingering.load(Ordering::Acquire)
     }
 
     /// Whether another process has been told everything and may say that it

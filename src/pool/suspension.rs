@@ -38,6 +38,8 @@ pub struct Suspension {
     open: AtomicUsize,
     /// Another process has been told everything.
     pub(super) handed_over: AtomicBool,
+    /// Another process goes on; here is only what could not be handed over.
+    pub(super) lingering: AtomicBool,
 }
 
 impl Default for Suspension {
@@ -48,6 +50,7 @@ impl Default for Suspension {
             overdue: watch::Sender::new(false),
             open: AtomicUsize::new(0),
             handed_over: AtomicBool::new(false),
+            lingering: AtomicBool::new(false),
         }
     }
 }
