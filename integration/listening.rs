@@ -105,7 +105,7 @@ fn listen_backlog_bounds_those_who_are_not_accepted_yet() {
             stream.ok().map(Into::into)
         });
         assert_eq!(tcp, backlog + 1);
-        let file = SocketAddrUnix::new(&socket_file(&pooler)).expect("short");
+        let file = SocketAddrUnix::new(socket_file(&pooler)).expect("short");
         let unix = queued(|| {
             let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
