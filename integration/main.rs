@@ -13,6 +13,7 @@ mod extended;
 mod harness;
 mod hba;
 mod hostile;
+mod hosts;
 mod login;
 mod metrics;
 mod model;

@@ -44,31 +44,54 @@ impl fmt::Display for Host {
     }
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The name has no address, or nobody could be asked.
+    Lookup(io::Error),
+    /// Nobody answers there, or no socket could be made.
+    Socket(io::Error),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> ConnectError {
+        ConnectError::Socket(error)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> io::Error {
+        match error {
+            ConnectError::Lookup(error) | ConnectError::Socket(error) => error,
+        }
+    }
+}
+
 /// Connects. The caller sets the deadline.
 ///
 /// Of a name with several addresses the one numbered `first`, counted round
 /// and round, is tried first, and the others when it fails.
 ///
 /// # Errors
-/// The last one met; for names without an address, that.
+/// The last one met, unless the name has no address.
 pub async fn connect(
     host: &Host,
     port: u16,
     first: usize,
     options: &SocketOptions,
-) -> io::Result<Stream> {
+) -> Result<Stream, ConnectError> {
     match host {
         Host::Name(name) => connect_tcp(name, port, first, options).await,
         Host::Directory(directory) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
-            UnixStream::connect(path).await.map(Stream::from)
+            Ok(UnixStream::connect(path).await?.into())
         }
         Host::Abstract(name) => {
             let name = format!("{name}/.s.PGSQL.{port}");
             let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
             let stream = std::os::unix::net::UnixStream::connect_addr(&addr)?;
             stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream).map(Stream::from)
+            Ok(UnixStream::from_std(stream)?.into())
         }
     }
 }
@@ -78,9 +101,11 @@ async fn connect_tcp(
     port: u16,
     first: usize,
     options: &SocketOptions,
-) -> io::Result<Stream> {
-    let addresses: Vec<_> = lookup_host((name, port)).await?.collect();
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+) -> Result<Stream, ConnectError> {
+    let addresses = lookup_host((name, port)).await;
+    let addresses: Vec<_> = addresses.map_err(ConnectError::Lookup)?.collect();
+    let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut failure = ConnectError::Lookup(none);
     for step in 0..addresses.len() {
         let address = addresses[(first + step) % addresses.len()];
         match TcpStream::connect(address).await {
@@ -88,7 +113,7 @@ async fn connect_tcp(
                 options.apply(&stream);
                 return Ok(Stream::from(stream));
             }
-            Err(error) => failure = error,
+            Err(error) => failure = error.into(),
         }
     }
     Err(failure)

@@ -10,7 +10,7 @@ mod stream;
 pub mod tls;
 
 pub use channel::{CHUNK_LEN, Channel, Message, Received};
-pub use connect::{Host, connect};
+pub use connect::{ConnectError, Host, connect};
 pub use listen::{Acceptor, ListenError, Listener, tcp_addresses, tcp_listener, unix_listener};
 pub use options::SocketOptions;
 pub use stream::{Address, Stream};

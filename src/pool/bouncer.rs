@@ -414,18 +414,17 @@ impl Bouncer {
 
     /// Where and as whom servers of a pool are logged in. Its own credential
     /// is what clients have proven themselves with, for users that have none
-    /// in the configuration.
-    pub fn target(&self, pool: &Pool) -> Target {
+    /// in the configuration. `turn` says which of several hosts, and which of
+    /// its addresses: all hosts come first, then each of them with its next
+    /// address.
+    pub fn target(&self, pool: &Pool, turn: usize) -> Target {
         let (database, user) = (&pool.database, &pool.user);
         let settings = database.settings.load();
         let is_forced = settings.user.as_ref() == Some(&user.name);
         let config = self.config();
-        let hosts = match &settings.host {
-            Some(list) => list
-                .split(',')
-                .map(|host| Host::read(host.trim()))
-                .collect(),
-            None => vec![Host::read(&config.pgbouncer.unix_socket_dir)],
+        let hosts: Vec<&str> = match &settings.host {
+            Some(list) => list.split(',').map(str::trim).collect(),
+            None => vec![&config.pgbouncer.unix_socket_dir],
         };
         let mut startup = Vec::new();
         for (name, value) in [
@@ -437,7 +436,8 @@ impl Bouncer {
             startup.extend(value.clone().map(|value| (name, value)));
         }
         Target {
-            hosts,
+            host: Host::read(hosts[turn % hosts.len()]),
+            first_address: turn / hosts.len(),
             port: settings.port,
             dbname: database.server_name(),
             user: user.name.clone(),
@@ -452,7 +452,6 @@ impl Bouncer {
             channel_binding: config.pgweir.channel_binding,
             startup,
             connect_query: settings.connect_query.clone(),
-            turn: database.turn.clone(),
         }
     }
 
@@ -606,16 +605,7 @@ impl Bouncer {
 
     fn change_database(&self, known: &Arc<Database>, settings: &config::Database) {
         let old = known.change_settings(settings.clone());
-        let moved = |d: &config::Database| {
-            (
-                d.dbname.clone(),
-                d.host.clone(),
-                d.port,
-                d.user.clone(),
-                d.connect_query.clone(),
-            )
-        };
-        if moved(&old) != moved(settings) {
+        if settings.needs_new_servers(&old) {
             self.mark_servers(Some(known));
         }
     }

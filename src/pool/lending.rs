@@ -59,6 +59,9 @@ pub struct Pool {
     /// Raised by every [`Pool::mark_servers`].
     generation: AtomicU64,
     last_expiry: AtomicU64,
+    /// Counts the hosts left for the next one with `load_balance_hosts =
+    /// disable`.
+    turn: AtomicUsize,
     bouncer: Weak<Bouncer>,
 }
 
@@ -87,6 +90,7 @@ impl Pool {
             removed: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             last_expiry: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
             bouncer: Arc::downgrade(bouncer),
         });
         pool.apply_settings(bouncer);
@@ -476,10 +480,29 @@ impl Pool {
         self.state().surplus()
     }
 
+    /// Which of several hosts the next login goes to, counted round and round:
+    /// to each in turn, or with `load_balance_hosts = disable` to the same one
+    /// until a login fails there.
+    fn take_turn(&self) -> usize {
+        match self.database.stays_with_host() {
+            true => self.turn.load(Ordering::Relaxed),
+            false => self.database.turn.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// A login of this turn has failed. Of several at once the first one counts.
+    fn leave_host(&self, turn: usize) {
+        let next = turn.wrapping_add(1);
+        let order = Ordering::Relaxed;
+        // Another has moved on, or the hosts come in turn.
+        let _unchanged = self.turn.compare_exchange(turn, next, order, order);
+    }
+
     async fn log_in(self: &Arc<Self>, bouncer: &Arc<Bouncer>, home: usize) {
         let guard = LoginGuard(self);
         let generation = self.generation.load(Ordering::Acquire);
-        let target = bouncer.target(self);
+        let turn = self.take_turn();
+        let target = bouncer.target(self, turn);
         let limit = bouncer.config().pgbouncer.server_connect_timeout;
         let attempt = server::login(
             &target,
@@ -523,7 +546,10 @@ impl Pool {
                 self.settle(returned);
                 self.launch(home);
             }
-            Err(error) => self.login_failed(bouncer, &error, home).await,
+            Err(error) => {
+                self.leave_host(turn);
+                self.login_failed(bouncer, &error, home).await;
+            }
         }
     }
 

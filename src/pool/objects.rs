@@ -75,8 +75,8 @@ pub struct Database {
     pub credential: ArcSwapOption<Credential>,
     /// Servers, login included.
     pub servers: Budget,
-    /// Rotation through hosts and addresses.
-    pub turn: Arc<AtomicUsize>,
+    /// Counts its logins, for `load_balance_hosts = round-robin`.
+    pub(super) turn: AtomicUsize,
     clients: Budget,
     paused: AtomicBool,
     disabled: AtomicBool,
@@ -91,7 +91,7 @@ impl Database {
             credential: ArcSwapOption::new(credential(&settings)),
             settings: ArcSwap::from_pointee(settings),
             servers: Budget::default(),
-            turn: Arc::default(),
+            turn: AtomicUsize::new(0),
             clients: Budget::default(),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
@@ -110,6 +110,13 @@ impl Database {
     pub fn server_name(&self) -> String {
         let settings = self.settings.load();
         settings.dbname.clone().unwrap_or_else(|| self.name.clone())
+    }
+
+    /// `load_balance_hosts = disable`.
+    pub(super) fn stays_with_host(&self) -> bool {
+        let settings = self.settings.load();
+        let how = settings.load_balance_hosts.as_deref();
+        how.is_some_and(|how| how.eq_ignore_ascii_case("disable"))
     }
 
     /// PAUSE db.

@@ -46,7 +46,7 @@ impl Cancel {
             return Ok(stream.into());
         }
         let (host, port) = &record.host;
-        net::connect(host, *port, 0, &SocketOptions::default()).await
+        Ok(net::connect(host, *port, 0, &SocketOptions::default()).await?)
     }
 }
 

@@ -4,7 +4,6 @@
 //! sends.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -54,7 +53,8 @@ fn target(kind: u8) -> Target {
         _ => Some(Secret::parse(b"md5ab8b744ff66bee42dc47bae34ca17959")),
     };
     Target {
-        hosts: vec![Host::read("a")],
+        host: Host::read("a"),
+        first_address: 0,
         port: 5432,
         dbname: "db".to_owned(),
         user: "ann".to_owned(),
@@ -64,7 +64,6 @@ fn target(kind: u8) -> Target {
         channel_binding: true,
         startup: Vec::new(),
         connect_query: None,
-        turn: Arc::new(AtomicUsize::new(0)),
     }
 }
 
