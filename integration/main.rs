@@ -7,6 +7,7 @@ mod bad_config;
 mod cancel;
 mod console;
 mod copy;
+mod dns;
 mod drivers;
 mod exporter;
 mod extended;

@@ -44,14 +44,15 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     if client.server() != linked {
         return tracing::info!("not sending cancel request for client that is now idle");
     }
-    if let Err(error) = cancel.send(limit(bouncer)).await {
+    if let Err(error) = cancel.send(&bouncer.names, limit(bouncer)).await {
         tracing::warn!("cancel request failed: {error}");
     }
 }
 
 /// Passes the request on to the process that has the client.
 async fn forward(bouncer: &Bouncer, host: &Host, port: u16, key: &CancelKey) {
-    if let Err(error) = server::forward_cancel(host, port, key, limit(bouncer)).await {
+    let (names, limit) = (&bouncer.names, limit(bouncer));
+    if let Err(error) = server::forward_cancel(host, port, names, key, limit).await {
         tracing::warn!("cancel request could not be passed on to a peer: {error}");
     }
 }

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 
-use super::{SocketOptions, Stream};
+use super::{Names, SocketOptions, Stream};
 
 /// Where a server is, as `host` of a database entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,19 +71,23 @@ impl From<ConnectError> for io::Error {
 
 /// Connects. The caller sets the deadline.
 ///
-/// Of a name with several addresses the one numbered `first`, counted round
-/// and round, is tried first, and the others when it fails.
+/// Of a name with several addresses the one whose turn it is is tried first,
+/// and the others when it fails.
 ///
 /// # Errors
 /// The last one met, unless the name has no address.
 pub async fn connect(
     host: &Host,
     port: u16,
-    first: usize,
+    names: &Arc<Names>,
     options: &SocketOptions,
 ) -> Result<Stream, ConnectError> {
     match host {
-        Host::Name(name) => connect_tcp(name, port, first, options).await,
+        Host::Name(name) => {
+            let addresses = names.addresses(name).await;
+            let addresses = addresses.map_err(ConnectError::Lookup)?;
+            connect_tcp(&addresses, port, options).await
+        }
         Host::Directory(directory) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
             Ok(UnixStream::connect(path).await?.into())
@@ -97,17 +103,15 @@ pub async fn connect(
 }
 
 async fn connect_tcp(
-    name: &str,
+    addresses: &[SocketAddr],
     port: u16,
-    first: usize,
     options: &SocketOptions,
 ) -> Result<Stream, ConnectError> {
-    let addresses = lookup_host((name, port)).await;
-    let addresses: Vec<_> = addresses.map_err(ConnectError::Lookup)?.collect();
     let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut failure = ConnectError::Lookup(none);
-    for step in 0..addresses.len() {
-        let address = addresses[(first + step) % addresses.len()];
+    for address in addresses {
+        let mut address = *address;
+        address.set_port(port);
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 options.apply(&stream);

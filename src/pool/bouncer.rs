@@ -18,7 +18,7 @@ use crate::auth::UserList;
 use crate::auth::hba::Rules;
 use crate::config::{self, Config, PoolMode};
 use crate::net::tls::Tls;
-use crate::net::{Host, SocketOptions};
+use crate::net::{Host, Lifetimes, Names, Resolver, SocketOptions};
 use crate::server::statements::Dictionary;
 use crate::server::{LoginError, ParameterSets, Record, Server, Target, Tracked};
 use crate::stats::Clock;
@@ -28,6 +28,9 @@ pub const CONSOLE: &str = "pgbouncer";
 
 /// The longest name of a database, PostgreSQL's.
 const MAX_DATABASE_NAME: usize = 63;
+
+/// How often it is looked whether `dns_zone_check_period` has been set.
+const OFF_PERIOD: Duration = Duration::from_secs(1);
 
 /// What is found by its key. Each login looks into five of these: the hash is
 /// a cheap one, with a seed of the process's own.
@@ -60,6 +63,8 @@ pub struct Bouncer {
     pub servers: Registry<u64, Arc<Record>>,
     /// Client sockets, logging in and cancel requests included.
     pub client_sockets: super::Budget,
+    /// Names of hosts.
+    pub names: Arc<Names>,
     /// SUSPEND.
     pub suspension: super::Suspension,
     /// Listening sockets once more, for the next process.
@@ -89,8 +94,10 @@ impl Bouncer {
     /// A pooler with the databases of `config`, and without TLS.
     pub fn new(config: Config, user_list: UserList, workers: usize) -> Arc<Bouncer> {
         let tracked = Arc::new(Tracked::new(&config.pgbouncer.track_extra_parameters));
+        let clock = Clock::begin();
         let bouncer = Arc::new(Bouncer {
-            clock: Clock::begin(),
+            names: Names::new(resolver(&config), clock),
+            clock,
             tracked,
             parameter_sets: ParameterSets::default(),
             dictionary: Dictionary::default(),
@@ -119,6 +126,7 @@ impl Bouncer {
         });
         bouncer.apply_databases();
         bouncer.apply_users();
+        bouncer.apply_lifetimes();
         bouncer
     }
 
@@ -184,6 +192,7 @@ impl Bouncer {
         self.user_list.store(Arc::new(user_list));
         self.apply_users();
         self.apply_databases();
+        self.apply_lifetimes();
         for pool in self.pools() {
             pool.apply_settings(self);
         }
@@ -196,6 +205,7 @@ impl Bouncer {
         let mut config = Config::clone(&self.config());
         let result = change(&mut config);
         self.config.store(Arc::new(config));
+        self.apply_lifetimes();
         for pool in self.pools() {
             pool.apply_settings(self);
         }
@@ -414,9 +424,7 @@ impl Bouncer {
 
     /// Where and as whom servers of a pool are logged in. Its own credential
     /// is what clients have proven themselves with, for users that have none
-    /// in the configuration. `turn` says which of several hosts, and which of
-    /// its addresses: all hosts come first, then each of them with its next
-    /// address.
+    /// in the configuration. `turn` says which of several hosts.
     pub fn target(&self, pool: &Pool, turn: usize) -> Target {
         let (database, user) = (&pool.database, &pool.user);
         let settings = database.settings.load();
@@ -437,7 +445,6 @@ impl Bouncer {
         }
         Target {
             host: Host::read(hosts[turn % hosts.len()]),
-            first_address: turn / hosts.len(),
             port: settings.port,
             dbname: database.server_name(),
             user: user.name.clone(),
@@ -560,6 +567,14 @@ impl Bouncer {
         Some(self.user(&name))
     }
 
+    fn apply_lifetimes(&self) {
+        let config = self.config();
+        self.names.set_lifetimes(Lifetimes {
+            found: config.pgbouncer.dns_max_ttl,
+            failed: config.pgbouncer.dns_nxdomain_ttl,
+        });
+    }
+
     fn apply_users(&self) {
         let (config, list) = (self.config(), self.user_list());
         let listed = list
@@ -610,6 +625,36 @@ impl Bouncer {
         }
     }
 
+    /// Follows the zones of host names, each `dns_zone_check_period`; does not
+    /// end.
+    pub async fn check_zones(&self) {
+        loop {
+            let period = self.config().pgbouncer.dns_zone_check_period;
+            if period.is_zero() {
+                tokio::time::sleep(OFF_PERIOD).await;
+            } else {
+                tokio::time::sleep(period).await;
+                self.names.check_zones().await;
+            }
+        }
+    }
+
+    /// Servers at addresses that their names have lost are closed when they
+    /// are next free.
+    pub(super) fn mark_moved_servers(&self) {
+        for (name, address) in self.names.take_gone() {
+            tracing::info!(
+                "{name} is no longer at {address}: its servers there are closed when free"
+            );
+            let is_there = |record: &Record| {
+                record.ip() == Some(address) && record.host.0 == Host::Name(name.clone())
+            };
+            for record in self.servers.iter().filter(|record| is_there(record)) {
+                record.mark();
+            }
+        }
+    }
+
     /// RECONNECT: every server (of `database`) is closed when it is next free.
     pub fn mark_servers(&self, database: Option<&Arc<Database>>) {
         for pool in self.pools() {
@@ -618,6 +663,18 @@ impl Bouncer {
             }
         }
     }
+}
+
+/// Who is asked for addresses, by `resolv_conf`.
+fn resolver(config: &Config) -> Resolver {
+    let path = &config.pgbouncer.resolv_conf;
+    if path.is_empty() {
+        return Resolver::of_system();
+    }
+    Resolver::of_file(path.as_ref()).unwrap_or_else(|error| {
+        tracing::error!("could not read resolv_conf {path}: {error}");
+        Resolver::of_system()
+    })
 }
 
 /// A setting that counts something: negative numbers mean none.

@@ -11,12 +11,13 @@ use super::state::{Checkout, Counts, LoginFailure, Returned, State};
 use super::{Bouncer, Counters, Database, Lease, Totals, User, Welcome};
 use crate::auth::Credential;
 use crate::config::PoolMode;
+use crate::net::Host;
 use crate::server::{self, Retired, Server, ServerState};
 use crate::stats::Micros;
 use crate::wire::backend;
 
 /// PgBouncer's words for a server that was made by other settings.
-const OBSOLETE: &str = "database configuration changed";
+pub(super) const OBSOLETE: &str = "database configuration changed";
 
 /// How long a reset query may take before its server is given up.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
@@ -293,7 +294,8 @@ impl Pool {
             let cancel = async {
                 if running
                     && let Some(cancel) = record.begin_cancel()
-                    && let Err(error) = cancel.send(RETIRE_LIMIT).await
+                    && let Some(bouncer) = pool.bouncer.upgrade()
+                    && let Err(error) = cancel.send(&bouncer.names, RETIRE_LIMIT).await
                 {
                     tracing::debug!(%error, "cancel request of an abandoned query failed");
                 }
@@ -506,6 +508,7 @@ impl Pool {
         let limit = bouncer.config().pgbouncer.server_connect_timeout;
         let attempt = server::login(
             &target,
+            &bouncer.names,
             &bouncer.tracked,
             self.id,
             bouncer.next_id(),
@@ -538,6 +541,11 @@ impl Pool {
                     .insert(server.record.id, server.record.clone());
                 server.record.set_state(ServerState::Idle);
                 bouncer.log_server_connected(self, &server);
+                if let (Host::Name(name), Some(address)) = (&target.host, server.record.ip())
+                    && !bouncer.names.has(name, address)
+                {
+                    server.record.mark();
+                }
                 if self.generation.load(Ordering::Acquire) != generation {
                     self.state().login_closing();
                     return self.close_counted(server, "connect string changed");

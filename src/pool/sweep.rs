@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lending::OBSOLETE;
 use super::{Bouncer, Client, ClientState, Database, Pool};
 use crate::config::PoolMode;
 use crate::stats::Micros;
@@ -73,6 +74,7 @@ impl Bouncer {
             self.close_sessions_of_marked_servers();
         }
         self.fill_forced_pools();
+        self.mark_moved_servers();
         for pool in self.pools() {
             self.sweep_pool(&pool, now);
         }
@@ -143,7 +145,12 @@ impl Bouncer {
         let mut surplus = pool.surplus();
         pool.close_idle(|server, since, spare| {
             if server.record.is_marked() {
-                return Some("server lifetime over");
+                let old = lifetime.is_zero() || now.exceeds(server.record.connected_at, lifetime);
+                return Some(if old {
+                    "server lifetime over"
+                } else {
+                    OBSOLETE
+                });
             }
             if !server.channel.stream.is_quiet() {
                 return Some("server conn crashed or got dirty");

@@ -54,7 +54,6 @@ fn target(kind: u8) -> Target {
     };
     Target {
         host: Host::read("a"),
-        first_address: 0,
         port: 5432,
         dbname: "db".to_owned(),
         user: "ann".to_owned(),

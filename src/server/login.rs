@@ -12,7 +12,7 @@ use pgwire::messages::startup::Startup;
 use super::{Exchange, Parameters, Record, Server, Tracked};
 use crate::auth::{self, Credential, Refusal, ServerExchange, ServerStep};
 use crate::net::tls::{Answer, HandshakeError, Tls};
-use crate::net::{self, Channel, ConnectError, Host, SocketOptions};
+use crate::net::{self, Channel, ConnectError, Host, Names, SocketOptions};
 use crate::stats::Clock;
 use crate::wire::backend as msg;
 use crate::wire::backend::ErrorFields;
@@ -37,8 +37,6 @@ const TOO_MANY_CONNECTIONS: &str = "53300";
 pub struct Target {
     /// Host.
     pub host: Host,
-    /// Which of its addresses is tried first, counted round and round.
-    pub first_address: usize,
     /// Port.
     pub port: u16,
     /// Database.
@@ -187,23 +185,19 @@ impl fmt::Display for LoginError {
 /// See [`LoginError`].
 pub async fn login(
     target: &Target,
+    names: &Arc<Names>,
     tracked: &Arc<Tracked>,
     pool: u64,
     id: u64,
     clock: &Clock,
 ) -> Result<LoggedIn, LoginError> {
     let connected_at = clock.now();
-    let stream = net::connect(
-        &target.host,
-        target.port,
-        target.first_address,
-        &target.options,
-    )
-    .await
-    .map_err(|error| match error {
-        ConnectError::Lookup(error) => LoginError::Lookup(error),
-        ConnectError::Socket(error) => LoginError::Connect(error),
-    })?;
+    let stream = net::connect(&target.host, target.port, names, &target.options)
+        .await
+        .map_err(|error| match error {
+            ConnectError::Lookup(error) => LoginError::Lookup(error),
+            ConnectError::Socket(error) => LoginError::Connect(error),
+        })?;
     let mut channel = Channel::new(stream);
     encrypt(&mut channel, target).await?;
     let place = (target.host.clone(), target.port);

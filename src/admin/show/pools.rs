@@ -153,9 +153,9 @@ pub fn lists(console: &Console, rows: &mut Rows<'_>) {
         ("login_clients", sockets.saturating_sub(logged_in)),
         ("free_servers", 0),
         ("used_servers", servers as usize),
-        ("dns_names", 0),
-        ("dns_zones", 0),
-        ("dns_queries", 0),
+        ("dns_names", bouncer.names.names().len()),
+        ("dns_zones", bouncer.names.zones().len()),
+        ("dns_queries", bouncer.names.lookups()),
         ("dns_pending", 0),
     ] {
         rows.put(&[list.into(), items.into()]);
