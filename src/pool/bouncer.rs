@@ -21,7 +21,7 @@ use crate::net::tls::Tls;
 use crate::net::{Host, Lifetimes, Names, Resolver, SocketOptions};
 use crate::server::statements::Dictionary;
 use crate::server::{LoginError, ParameterSets, Record, Server, Target, Tracked};
-use crate::stats::Clock;
+use crate::stats::{Clock, Micros};
 
 /// The name of the console's database.
 pub const CONSOLE: &str = "pgbouncer";
@@ -215,18 +215,38 @@ impl Bouncer {
     /// The entry a client asks for; made from `*` if there is no other.
     pub fn database(&self, name: &str) -> Option<Arc<Database>> {
         if let Some(found) = self.databases.get(name) {
+            // While the entry is held: it is not forgotten meanwhile.
+            found.touch();
             return Some(found.clone());
         }
         if name.len() > MAX_DATABASE_NAME {
             return None;
         }
-        let mut settings = self.config().autodb.clone()?;
-        settings.dbname.get_or_insert_with(|| name.to_owned());
+        let settings = self.config().autodb_as(name)?;
         let made = self.databases.entry(name.to_owned()).or_insert_with(|| {
             tracing::info!("registered new auto-database: {name}");
             Arc::new(Database::new(name, true, settings))
         });
         Some(made.clone())
+    }
+
+    /// `autodb_idle_timeout`.
+    pub(super) fn forget_idle_autodbs(&self, now: Micros) {
+        let limit = self.config().pgbouncer.autodb_idle_timeout;
+        let mut idle = Vec::new();
+        for database in self.databases.iter().filter(|it| it.auto) {
+            database.note_use(now);
+            if database.is_forgettable(limit, now) {
+                idle.push(database.name.clone());
+            }
+        }
+        for name in idle {
+            let is_idle = |_: &String, it: &Arc<Database>| it.is_forgettable(limit, now);
+            if self.databases.remove_if(&name, is_idle).is_some() {
+                log_dropping(&name);
+                self.drop_pools(&name);
+            }
+        }
     }
 
     /// When there are many, forgets the entries made from `*` in which no
@@ -602,6 +622,11 @@ impl Bouncer {
                 }
             }
         }
+        for known in self.databases.iter().filter(|known| known.auto) {
+            if let Some(settings) = config.autodb_as(&known.name) {
+                self.change_database(&known, &settings);
+            }
+        }
         let gone: Vec<String> = self
             .databases
             .iter()
@@ -610,9 +635,7 @@ impl Bouncer {
             .map(|known| known.name.clone())
             .collect();
         for name in gone {
-            tracing::warn!(
-                "dropping database '{name}' as it does not exist anymore or inactive auto-database"
-            );
+            log_dropping(&name);
             self.databases.remove(&name);
             self.drop_pools(&name);
         }
@@ -680,6 +703,12 @@ fn resolver(config: &Config) -> Resolver {
 /// A setting that counts something: negative numbers mean none.
 fn count(value: i32) -> u32 {
     u32::try_from(value).unwrap_or(0)
+}
+
+fn log_dropping(database: &str) {
+    tracing::warn!(
+        "dropping database '{database}' as it does not exist anymore or inactive auto-database"
+    );
 }
 
 fn log_prefix(pool: &Pool, record: &Record) -> String {

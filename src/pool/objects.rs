@@ -1,12 +1,14 @@
 //! Databases and users, and how many connections each has.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::auth::{Credential, Secret};
 use crate::config;
+use crate::stats::Micros;
 
 /// A count with a limit: servers or clients of a database or user.
 #[derive(Debug, Default)]
@@ -80,6 +82,8 @@ pub struct Database {
     clients: Budget,
     paused: AtomicBool,
     disabled: AtomicBool,
+    /// Since when nobody uses it, in microseconds; 0 while somebody does.
+    idle_since: AtomicU64,
 }
 
 impl Database {
@@ -95,7 +99,42 @@ impl Database {
             clients: Budget::default(),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
         }
+    }
+
+    /// Whether it has clients or servers.
+    fn is_used(&self) -> bool {
+        self.clients.used() > 0 || self.servers.used() > 0
+    }
+
+    /// Whether the last sweep found it unused.
+    pub fn is_idle(&self) -> bool {
+        self.idle_since.load(Ordering::Relaxed) != 0
+    }
+
+    /// Somebody has asked for it.
+    pub(super) fn touch(&self) {
+        if self.is_idle() {
+            self.idle_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes at `now` whether it is used.
+    pub(super) fn note_use(&self, now: Micros) {
+        if self.is_used() {
+            self.touch();
+        } else if !self.is_idle() {
+            self.idle_since.store(now.0.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Made from `*`, and not used by anybody for longer than `limit`; zero
+    /// is no limit.
+    pub(super) fn is_forgettable(&self, limit: Duration, now: Micros) -> bool {
+        let since = self.idle_since.load(Ordering::Relaxed);
+        let is_free = self.auto && !self.is_paused() && !self.is_used();
+        is_free && since != 0 && now.exceeds(Micros(since), limit)
     }
 
     /// Takes over what the configuration says now; answers what it said.
@@ -197,6 +236,29 @@ mod tests {
         budget.give();
         budget.give();
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_automatic_database_is_forgettable_when_it_was_unused_for_long() {
+        let (limit, at) = (Duration::from_secs(10), |seconds| {
+            Micros(seconds * 1_000_000)
+        });
+        let database = Arc::new(Database::new("db", true, config::Database::default()));
+        database.note_use(at(1));
+        database.note_use(at(5));
+        assert!(!database.is_forgettable(limit, at(11)));
+        assert!(database.is_forgettable(limit, at(12)));
+        assert!(!database.is_forgettable(Duration::ZERO, at(12)));
+        database.set_paused(true);
+        assert!(!database.is_forgettable(limit, at(12)));
+        database.set_paused(false);
+        let place = Place::take(&database, 0);
+        assert!(!database.is_forgettable(limit, at(12)));
+        drop(place);
+        database.touch();
+        database.note_use(at(20));
+        assert!(!database.is_forgettable(limit, at(30)));
+        assert!(database.is_forgettable(limit, at(31)));
     }
 
     #[test]

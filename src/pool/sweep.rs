@@ -78,6 +78,7 @@ impl Bouncer {
         for pool in self.pools() {
             self.sweep_pool(&pool, now);
         }
+        self.forget_idle_autodbs(now);
         self.dictionary.sweep();
         self.parameter_sets.sweep();
     }
