@@ -25,8 +25,8 @@ use crate::net::tls;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::state::{Checkout, LoginFailure};
 use crate::pool::{
-    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, Lease, NewClient, Place, Pool, User,
-    Welcome,
+    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, Lease, MAX_DATABASE_NAME, NewClient,
+    Place, Pool, User, Welcome,
 };
 use crate::stats::Micros;
 use crate::wire::frame::bad_header;
@@ -385,7 +385,7 @@ impl Login {
             .await?;
         let database = bouncer
             .database(&identity.database)
-            .ok_or_else(|| Refusal::Fatal(format!("no such database: {}", identity.database)))?;
+            .ok_or_else(|| no_such_database(&identity.database))?;
         if places._database.is_none() {
             let limit = bouncer.max_db_client_connections(&database);
             let place = Place::take(&database, limit);
@@ -740,7 +740,13 @@ pub(super) async fn obtain(
                     None => std::task::Poll::Pending,
                 }
             });
-            match granted.await {
+            let granted = match worker.bouncer.login_wait(client) {
+                None => granted.await,
+                Some((limit, message)) => tokio::time::timeout(limit, granted)
+                    .await
+                    .unwrap_or_else(|_| Grant::Failed(Arc::new(LoginFailure::waited(message)))),
+            };
+            match granted {
                 Grant::Server(server) => Ok(Lease::granted(server, pool)),
                 Grant::Failed(failure) => Err(Refusal::Server(failure)),
             }
@@ -799,6 +805,13 @@ fn new_key(bouncer: &Bouncer) -> CancelKey {
             return key;
         }
     }
+}
+
+/// PgBouncer's words; it keeps no more of a name than one can have.
+fn no_such_database(name: &str) -> Refusal {
+    let ends = name.char_indices().map(|(at, it)| at + it.len_utf8());
+    let kept = ends.take_while(|end| *end <= MAX_DATABASE_NAME).last();
+    Refusal::Fatal(format!("no such database: {}", &name[..kept.unwrap_or(0)]))
 }
 
 fn bad_startup(packet: &[u8]) -> Refusal {

@@ -26,8 +26,8 @@ use crate::stats::{Clock, Micros};
 /// The name of the console's database.
 pub const CONSOLE: &str = "pgbouncer";
 
-/// The longest name of a database, PostgreSQL's.
-const MAX_DATABASE_NAME: usize = 63;
+/// The longest name of a database in bytes, PostgreSQL's.
+pub const MAX_DATABASE_NAME: usize = 63;
 
 /// How often it is looked whether `dns_zone_check_period` has been set.
 const OFF_PERIOD: Duration = Duration::from_secs(1);

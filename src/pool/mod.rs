@@ -16,7 +16,7 @@ mod suspension;
 mod sweep;
 mod welcome;
 
-pub use bouncer::{Bouncer, CONSOLE};
+pub use bouncer::{Bouncer, CONSOLE, MAX_DATABASE_NAME};
 pub use client::{CancelKey, Client, ClientState, Doom, Grant, NewClient};
 pub use counters::{Counters, Totals};
 pub use handover::{Question, Told, ToldServer};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::stats::Micros;
+use crate::wire::backend;
 
 /// The first pause after a failed login; it doubles up to
 /// `server_login_retry`.
@@ -74,6 +75,17 @@ pub struct LoginFailure {
     /// The server itself refused, so waiting clients are told at once;
     /// otherwise they go on waiting.
     pub refused: bool,
+}
+
+impl LoginFailure {
+    /// None in time: the client is told so, as PgBouncer does.
+    pub fn waited(message: &str) -> LoginFailure {
+        LoginFailure {
+            sqlstate: backend::PROTOCOL_VIOLATION.to_owned(),
+            message: message.to_owned(),
+            refused: true,
+        }
+    }
 }
 
 /// The answer to a client that asks for a server.

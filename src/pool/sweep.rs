@@ -120,6 +120,18 @@ impl Bouncer {
         }
     }
 
+    /// How long a login may wait for a server, and what the client is told
+    /// then; none for without limit.
+    pub fn login_wait(&self, client: &Client) -> Option<(Duration, &'static str)> {
+        let timeouts = self.timeouts(client);
+        let limits = [
+            (timeouts.query, "query_timeout"),
+            (timeouts.query_wait, "query_wait_timeout"),
+        ];
+        let set = limits.into_iter().filter(|(limit, _)| !limit.is_zero());
+        set.min_by_key(|(limit, _)| *limit)
+    }
+
     fn timeouts(&self, client: &Client) -> Timeouts {
         let config = self.config();
         let global = &config.pgbouncer;
