@@ -1,8 +1,9 @@
 //! Cancel requests of clients.
 
+use std::io;
 use std::time::Duration;
 
-use crate::net::Host;
+use crate::net::{self, SocketOptions};
 use crate::pool::{Bouncer, CancelKey, Owner};
 use crate::server;
 
@@ -17,7 +18,7 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     };
     let key = match bouncer.owner(key) {
         Owner::Own(key) => key,
-        Owner::Peer(host, port, key) => return forward(bouncer, &host, port, &key).await,
+        Owner::Peer(id, key) => return forward(bouncer, id, &key).await,
         Owner::Lost => {
             return tracing::info!(
                 "failed to forward cancel request because its TTL was exhausted"
@@ -50,10 +51,24 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
 }
 
 /// Passes the request on to the process that has the client.
-async fn forward(bouncer: &Bouncer, host: &Host, port: u16, key: &CancelKey) {
-    let (names, limit) = (&bouncer.names, limit(bouncer));
-    if let Err(error) = server::forward_cancel(host, port, names, key, limit).await {
-        tracing::warn!("cancel request could not be passed on to a peer: {error}");
+async fn forward(bouncer: &Bouncer, id: u32, key: &CancelKey) {
+    let mut request = bouncer.peer_pool(id).request();
+    let attempt = async {
+        request.place(|| bouncer.peer_pool_size(id)).await;
+        let Some((host, port)) = bouncer.peer_address(id) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let options = SocketOptions::default();
+        let stream = net::connect(&host, port, &bouncer.names, &options).await?;
+        request.sent();
+        server::forward_cancel(stream, key).await
+    };
+    match tokio::time::timeout(limit(bouncer), attempt).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!("cancel request could not be passed on to peer {id}: {error}");
+        }
+        Err(_) => tracing::info!("closing because: cancel_wait_timeout"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Everything the pooler has: databases, users, pools, clients, servers.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::client::CancelKey;
 use super::state::Limits;
-use super::{Client, Database, Pool, User};
+use super::{Client, Database, PeerPool, Pool, User};
 use crate::auth::UserList;
 use crate::auth::hba::Rules;
 use crate::config::{self, Config, PoolMode};
@@ -65,6 +65,8 @@ pub struct Bouncer {
     pub client_sockets: super::Budget,
     /// Names of hosts.
     pub names: Arc<Names>,
+    /// Cancel requests on their way to peers.
+    pub(super) peer_pools: Mutex<BTreeMap<u32, Arc<PeerPool>>>,
     /// SUSPEND.
     pub suspension: super::Suspension,
     /// Listening sockets once more, for the next process.
@@ -105,6 +107,7 @@ impl Bouncer {
             consoles: Registry::default(),
             servers: Registry::default(),
             client_sockets: super::Budget::default(),
+            peer_pools: Mutex::default(),
             suspension: super::Suspension::default(),
             listening: Mutex::default(),
 
@@ -193,6 +196,7 @@ impl Bouncer {
         self.apply_users();
         self.apply_databases();
         self.apply_lifetimes();
+        self.forget_peers();
         for pool in self.pools() {
             pool.apply_settings(self);
         }

@@ -23,7 +23,7 @@ pub use handover::{Question, Told, ToldServer};
 pub use lease::Lease;
 pub use lending::Pool;
 pub use objects::{Budget, Database, HasBudget, Place, User};
-pub use peers::Owner;
+pub use peers::{Owner, PeerNumbers, PeerPool, PeerRequest};
 pub use suspension::{Accepting, Calm, Suspension};
 pub use sweep::SWEEP_INTERVAL;
 pub use welcome::Welcome;

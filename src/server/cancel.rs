@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::record::Cancel;
-use crate::net::{self, Address, Host, Names, SocketOptions, Stream};
+use crate::net::{self, Address, Names, SocketOptions, Stream};
 use crate::wire::frontend;
 
 impl Cancel {
@@ -52,29 +52,18 @@ impl Cancel {
 }
 
 /// Passes a cancel request on to a peer, which looks the key up among its own
-/// clients, and waits until it has closed the connection.
+/// clients, and waits until it has closed the connection. The caller sets the
+/// deadline.
 ///
 /// # Errors
-/// The socket's; `TimedOut` after `limit`.
-pub async fn forward_cancel(
-    host: &Host,
-    port: u16,
-    names: &Arc<Names>,
-    key: &[u8; 8],
-    limit: Duration,
-) -> io::Result<()> {
-    let attempt = async {
-        let mut stream = net::connect(host, port, names, &SocketOptions::default()).await?;
-        let (pid, secret) = key.split_at(4);
-        let pid = i32::from_be_bytes(pid.try_into().expect("four of eight bytes"));
-        let mut request = BytesMut::with_capacity(16);
-        frontend::put_cancel(&mut request, pid, secret);
-        stream.write_all(&request).await?;
-        let mut byte = [0];
-        while stream.read(&mut byte).await? > 0 {}
-        Ok(())
-    };
-    tokio::time::timeout(limit, attempt)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+/// The socket's.
+pub async fn forward_cancel(mut stream: Stream, key: &[u8; 8]) -> io::Result<()> {
+    let (pid, secret) = key.split_at(4);
+    let pid = i32::from_be_bytes(pid.try_into().expect("four of eight bytes"));
+    let mut request = BytesMut::with_capacity(16);
+    frontend::put_cancel(&mut request, pid, secret);
+    stream.write_all(&request).await?;
+    let mut byte = [0];
+    while stream.read(&mut byte).await? > 0 {}
+    Ok(())
 }

@@ -122,7 +122,7 @@ const ITEMS: &[Item] = &[
         help: Help::Line(2),
         access: Access::Everybody,
         columns: pools::PEER_POOLS,
-        source: Source::Rows(no_rows),
+        source: Source::Rows(pools::peer_pools),
     },
     Item {
         name: "FDS",
