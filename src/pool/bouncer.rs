@@ -417,6 +417,7 @@ impl Bouncer {
             server_login_retry: global.server_login_retry,
             login_concurrency: config.pgweir.server_login_concurrency,
             round_robin: global.server_round_robin,
+            probes: database.stays_with_host(),
         }
     }
 

@@ -151,11 +151,12 @@ impl Database {
         settings.dbname.clone().unwrap_or_else(|| self.name.clone())
     }
 
-    /// `load_balance_hosts = disable`.
+    /// `load_balance_hosts = disable`, for several hosts.
     pub(super) fn stays_with_host(&self) -> bool {
         let settings = self.settings.load();
         let how = settings.load_balance_hosts.as_deref();
-        how.is_some_and(|how| how.eq_ignore_ascii_case("disable"))
+        let is_list = settings.host.as_ref().is_some_and(|it| it.contains(','));
+        is_list && how.is_some_and(|how| how.eq_ignore_ascii_case("disable"))
     }
 
     /// PAUSE db.
@@ -240,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_automatic_database_is_forgettable_when_it_was_unused_for_long() {
-        let (limit, at) = (Duration::from_secs(10), |seconds| {
+        let (limit, at) = (Duration::from_secs(10), |seconds: u64| {
             Micros(seconds * 1_000_000)
         });
         let database = Arc::new(Database::new("db", true, config::Database::default()));

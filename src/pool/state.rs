@@ -41,6 +41,9 @@ pub struct Limits {
     pub login_concurrency: u32,
     /// `server_round_robin`: reuse the oldest idle server, not the newest.
     pub round_robin: bool,
+    /// Logins stay with one of several hosts: until one has succeeded there
+    /// is one at a time, so that a host that is away costs one attempt.
+    pub probes: bool,
 }
 
 /// How many servers are in each state.
@@ -145,6 +148,8 @@ pub struct State<S, W> {
     /// in since: those it has are no help to who waits.
     stale: bool,
     paused: bool,
+    /// A login has succeeded.
+    proven: bool,
 }
 
 impl<S, W: PartialEq + Clone> State<S, W> {
@@ -158,6 +163,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             failing: None,
             stale: false,
             paused: false,
+            proven: false,
         }
     }
 
@@ -219,6 +225,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
         let concurrency = match &self.failing {
             Some(failing) if now < failing.retry_at => return 0,
             Some(_) => 1,
+            None if self.limits.probes && !self.proven => 1,
             None if self.limits.login_concurrency == 0 => u32::MAX,
             None => self.limits.login_concurrency,
         };
@@ -240,6 +247,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// A login has succeeded.
     pub fn login_succeeded(&mut self, server: S, home: usize, now: Micros) -> Returned<S, W> {
         self.failing = None;
+        self.proven = true;
         self.stale = false;
         self.counts.login -= 1;
         self.place(server, home, now)
@@ -249,6 +257,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// being closed.
     pub fn login_closing(&mut self) {
         self.failing = None;
+        self.proven = true;
         self.counts.login -= 1;
         self.counts.closing += 1;
     }
@@ -276,6 +285,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// The servers it has now are to be closed as they become free.
     pub fn set_stale(&mut self) {
         self.stale = true;
+        self.proven = false;
     }
 
     /// Why logins have been failing, if they have.
@@ -746,6 +756,23 @@ mod tests {
         assert_eq!(pool.logins_wanted(at(0)), 0);
         pool.closed();
         assert_eq!(pool.logins_wanted(at(0)), 1);
+    }
+
+    #[test]
+    fn one_login_probes_a_host_that_none_has_succeeded_at() {
+        let mut pool = pool(5);
+        pool.set_limits(Limits {
+            probes: true,
+            ..pool.limits()
+        });
+        for client in 1..=3 {
+            pool.enqueue(&client, 0, at(0));
+        }
+        assert_eq!(pool.logins_wanted(at(0)), 1);
+        pool.login_begun();
+        assert_eq!(pool.logins_wanted(at(0)), 0);
+        assert_eq!(pool.login_succeeded(7, 0, at(0)), Returned::Granted(1, 7));
+        assert_eq!(pool.logins_wanted(at(0)), 2);
     }
 
     #[test]
