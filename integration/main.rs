@@ -15,6 +15,7 @@ mod harness;
 mod hba;
 mod hostile;
 mod hosts;
+mod ldap;
 mod login;
 mod metrics;
 mod model;

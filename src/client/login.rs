@@ -5,20 +5,22 @@ mod encryption;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pgwire::messages::startup::{
     Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey,
 };
 use tokio::sync::Semaphore;
 
 use super::cancel;
+use super::directory::Directories;
 use super::lookups::Lookups;
 use super::session::{End, Session};
 use super::startup::{Identity, StartupFault};
 use super::worker::{Worker, send_fatal};
 use crate::auth::hba::Means;
 use crate::auth::{
-    self, Authenticated, ClientExchange, ClientStep, Credential, Method, ScramSettings,
+    self, Authenticated, ClientExchange, ClientStep, Credential, LoginMessage, Method,
+    ScramSettings,
 };
 use crate::config::AuthType;
 use crate::net::tls;
@@ -59,6 +61,8 @@ pub struct LoginPolicy {
     pub scram: ScramSettings,
     /// Questions to servers about users that are not in `auth_file`.
     pub(super) lookups: Lookups,
+    /// Questions to directories about passwords.
+    pub(super) directories: Directories,
     derivations: Semaphore,
 }
 
@@ -68,6 +72,7 @@ impl LoginPolicy {
         LoginPolicy {
             scram,
             lookups: Lookups::default(),
+            directories: Directories::default(),
             derivations: Semaphore::new(MAX_DERIVATIONS),
         }
     }
@@ -383,6 +388,8 @@ impl Login {
         let (authenticated, proof) = self
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
+        // It may be known only now.
+        self.take_user_place(&mut places, &identity.user, false)?;
         let database = bouncer
             .database(&identity.database)
             .ok_or_else(|| no_such_database(&identity.database))?;
@@ -555,6 +562,14 @@ impl Login {
     ) -> Result<Option<Arc<Credential>>, Refusal> {
         let bouncer = &self.worker.bouncer;
         let listed = bouncer.user_list().get(&identity.user).cloned();
+        if self.is_vouched_for(identity) {
+            let looks_up = |it: &Database| it.settings.load().auth_user.is_some();
+            if database.is_some_and(looks_up) {
+                tracing::error!("LDAP can't be used together with database authentication");
+                return Err("bouncer config error".into());
+            }
+            return Ok(listed);
+        }
         if listed.is_some() || bouncer.config().pgbouncer.auth_type == AuthType::Any {
             return Ok(listed);
         }
@@ -588,14 +603,7 @@ impl Login {
         loop {
             step = match step {
                 ClientStep::Send { message, next } => {
-                    self.channel.write_all(message.as_bytes()).await?;
-                    match self.channel.peek(1).await?[0] {
-                        frontend::PASSWORD => {}
-                        0 => return Err("client re-sent startup pkt".into()),
-                        _ => return Err(Refusal::Silent),
-                    }
-                    let answer = self.channel.read_message(MAX_AUTH_MESSAGE).await?;
-                    next.on_message(&answer.body)
+                    next.on_message(&self.answer(&message).await?)
                 }
                 ClientStep::Derive(work) => {
                     let _turn = policy.derivations.acquire().await;
@@ -612,6 +620,17 @@ impl Login {
                 ClientStep::Reject(reason) => return Err(self.refused(user, &reason)),
             };
         }
+    }
+
+    /// Sends an authentication request; the body of the client's answer.
+    pub(super) async fn answer(&mut self, request: &LoginMessage) -> Result<Bytes, Refusal> {
+        self.channel.write_all(request.as_bytes()).await?;
+        match self.channel.peek(1).await?[0] {
+            frontend::PASSWORD => {}
+            0 => return Err("client re-sent startup pkt".into()),
+            _ => return Err(Refusal::Silent),
+        }
+        Ok(self.channel.read_message(MAX_AUTH_MESSAGE).await?.body)
     }
 
     async fn run_console(&mut self, mut identity: Identity) -> Result<PassedConsole, Refusal> {
@@ -644,6 +663,7 @@ impl Login {
         let (_, greeting) = self
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
+        self.take_user_place(&mut places, &identity.user, admin)?;
         if !admin && !anybody && !listed(&settings.stats_users, &identity.user) {
             return Err("not allowed".into());
         }

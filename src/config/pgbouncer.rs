@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::kind::Kind;
-use super::model::{AuthType, PoolMode, SslMode};
+use super::model::{AuthType, Password, PoolMode, SslMode};
 use super::settings::{default_text, reloadable, section};
 
 // The order is PgBouncer's: by name, but pool_mode before pool_idle_timeout.
@@ -24,8 +24,8 @@ section! {
         auth_hba_file: String = "", Kind::File, reload, Pgbouncer;
         /// Map of system users for `peer` rules of `auth_hba_file`.
         auth_ident_file: Option<String> = null, Kind::File, reload, Pgbouncer;
-        /// LDAP settings for `auth_type = ldap`.
-        auth_ldap_options: Option<String> = null, Kind::Text, reload, Pgbouncer;
+        /// Which directory checks passwords with `auth_type = ldap`, and how: the words that follow `ldap` in a rule of `auth_hba_file`.
+        auth_ldap_options: Option<Password> = null, Kind::Secret, reload, Pgbouncer;
         /// Query that finds the password of a user who is not in `auth_file`; runs as `auth_user`.
         auth_query: String = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin", Kind::Text, reload, Pgbouncer;
         /// How clients prove who they are.

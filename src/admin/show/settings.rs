@@ -79,7 +79,7 @@ pub fn config(console: &Console, rows: &mut Rows<'_>) {
     let config = console.bouncer.config();
     for setting in Pgbouncer::SETTINGS {
         let value = match setting.kind.is_secret() {
-            true => Some("***".into()),
+            true => (setting.get)(&config.pgbouncer).map(|_| "***".into()),
             false => (setting.get)(&config.pgbouncer),
         };
         // The file it came from is the one it will be read from again.
