@@ -281,6 +281,18 @@ fn a_server_that_never_answers_a_login_is_given_up() {
 }
 
 #[test]
+fn a_login_waits_for_a_server_no_longer_than_a_query() {
+    let proxy = FaultProxy::start(Postgres::shared().address());
+    proxy.freeze(true);
+    for setting in ["query_wait_timeout", "query_timeout"] {
+        let ini = Ini::transaction().set(setting, 1);
+        let pooler = ini.server(proxy.address()).start();
+        let error = pooler.login("alice").refused_at(pooler.address());
+        assert_eq!((error.code(), error.text()), ("08P01", setting));
+    }
+}
+
+#[test]
 fn a_login_that_gets_no_server_in_time_is_told() {
     let proxy = FaultProxy::start(Postgres::shared().address());
     proxy.freeze(true);

@@ -1,9 +1,9 @@
 //! Several processes behind one address: cancel requests find their way.
 
 use crate::harness::frontend::query;
-use crate::harness::only_pgweir;
 use crate::harness::pooler::{Ini, Pooler};
 use crate::harness::wire::cancel;
+use crate::harness::{becomes, only_pgweir};
 
 /// Two poolers that know each other.
 fn peers() -> [Pooler<'static>; 2] {
@@ -79,4 +79,44 @@ fn a_peer_nobody_knows_gets_nothing() {
     key[1] = 77;
     cancel(one.address(), &key);
     one.wait_log("could not find peer to forward request to");
+}
+
+#[test]
+fn pool_size_bounds_the_connections_to_a_peer() {
+    // It takes connections and says nothing.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let port = silent.local_addr().expect("it is bound").port();
+    let pooler = Ini::transaction()
+        .set("peer_id", 1)
+        .set("cancel_wait_timeout", 5)
+        .start();
+    let file = pooler.write_config();
+    let text = std::fs::read_to_string(&file).expect("our own file");
+    let peer = format!("\n[peers]\n2 = host=127.0.0.1 port={port} pool_size=1\n");
+    std::fs::write(&file, text + &peer).expect("our own file");
+    pooler.console("RELOAD");
+    assert_eq!(pooler.console("SHOW PEER_POOLS").rows.len(), 0);
+    let key = [1, 2, 0, 0, 0, 0, 0, 3];
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| cancel(pooler.address(), &key));
+        }
+        let numbers = |expected: [i64; 4]| {
+            becomes("SHOW PEER_POOLS", expected, || {
+                let shown = pooler.console("SHOW PEER_POOLS");
+                let columns = [
+                    "cl_active_cancel_req",
+                    "cl_waiting_cancel_req",
+                    "sv_active_cancel",
+                    "sv_login",
+                ];
+                let row = shown.find(&[("peer_id", "2")]);
+                columns.map(|column| row.map_or(0, |row| row.number(column)))
+            });
+        };
+        numbers([1, 1, 1, 0]);
+        numbers([0, 0, 0, 0]);
+    });
+    let lists = pooler.console("SHOW LISTS");
+    assert_eq!(lists.row(&[("list", "peer_pools")]).number("items"), 1);
 }

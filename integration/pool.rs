@@ -4,8 +4,8 @@ use crate::harness::backend::Message;
 use crate::harness::fault::FaultProxy;
 use crate::harness::frontend::query;
 use crate::harness::pooler::{Ini, Pooler};
-use crate::harness::postgres::Postgres;
-use crate::harness::wire::Wire;
+use crate::harness::postgres::{Postgres, password_of};
+use crate::harness::wire::{Login, Wire};
 use crate::harness::{becomes, eventually, only_pgweir, reference_is_pgweir, together};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -193,6 +193,32 @@ fn a_client_that_waits_too_long_is_told_so() {
         ("08P01", "query_wait_timeout")
     );
     assert_eq!(holder.value("select 'unharmed'"), "unharmed");
+}
+
+#[test]
+fn an_automatic_database_is_forgotten_when_nobody_uses_it() {
+    let pooler = Ini::transaction()
+        .database("*", "host=127.0.0.1 port=PORT")
+        .set("autodb_idle_timeout", 1)
+        .set("server_idle_timeout", 1)
+        .start();
+    let name = pooler.database.name.clone();
+    let is_known = |list: &str| {
+        let column = if list == "POOLS" { "database" } else { "name" };
+        let shown = pooler.console(&format!("SHOW {list}"));
+        shown.column(column).contains(&name)
+    };
+    let login = Login::new("alice", &name).password(&password_of("alice"));
+    let mut client = login.at(pooler.address()).expect("a login");
+    client.run("select 1");
+    becomes("its server has gone", 0, || pooler.backends().len());
+    assert!(is_known("DATABASES"), "it has a client");
+    client.leave();
+    becomes("its pool is forgotten", false, || is_known("POOLS"));
+    pooler.wait_log(&format!("dropping database '{name}'"));
+    assert!(!is_known("DATABASES"));
+    let mut client = login.at(pooler.address()).expect("a login");
+    assert_eq!(client.value("select current_database()"), name);
 }
 
 #[test]
@@ -410,7 +436,7 @@ fn max_user_connections_bounds_all_pools_of_a_user() {
     holder.run("begin");
     let address = pooler.address();
     std::thread::scope(|scope| {
-        let login = crate::harness::wire::Login::new("alice", "other");
+        let login = Login::new("alice", "other");
         let other = scope.spawn(move || {
             login
                 .at(address)

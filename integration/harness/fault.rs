@@ -36,7 +36,12 @@ pub(crate) struct FaultProxy {
 
 impl FaultProxy {
     pub(crate) fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), target)
+    }
+
+    /// Listens there.
+    pub(crate) fn start_at(address: SocketAddr, target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("the port is free");
         let address = listener.local_addr().expect("it is bound");
         let faults = Arc::new(Mutex::new(Faults::default()));
         let shared = Arc::downgrade(&faults);

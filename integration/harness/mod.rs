@@ -6,6 +6,8 @@
 //! (a PgBouncer 1.25, to learn how it behaves).
 
 pub(crate) mod backend;
+pub(crate) mod directory;
+pub(crate) mod dns;
 pub(crate) mod fault;
 pub(crate) mod frontend;
 mod grammar;

@@ -11,8 +11,8 @@ use crate::config::{AuthType, Config};
 pub(super) fn refuse_unsupported(config: &Config) -> Result<(), String> {
     let settings = &config.pgbouncer;
     match settings.auth_type {
-        AuthType::Ldap | AuthType::Pam => Err(format!(
-            "{}: auth_type: {} is not supported; supported: trust, plain, md5, scram-sha-256, cert, hba, any",
+        AuthType::Pam => Err(format!(
+            "{}: auth_type: {} is not supported; supported: trust, plain, md5, scram-sha-256, cert, hba, ldap, any",
             config.path.display(),
             settings.auth_type.as_str()
         )),

@@ -339,6 +339,9 @@ impl Life {
         )
         .map_err(|error| format!("cannot start workers: {error}"))?;
         self.control.spawn(sweep(self.bouncer.clone()));
+        let bouncer = self.bouncer.clone();
+        self.control
+            .spawn(async move { bouncer.check_zones().await });
         self.control
             .spawn(log_statistics(self.process.clone(), self.console.clone()));
         let front = balancer.map(HttpFront::start).transpose();

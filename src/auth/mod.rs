@@ -23,6 +23,7 @@ mod credential;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 pub mod hba;
+pub mod ldap;
 mod md5;
 mod message;
 mod random;
@@ -34,7 +35,10 @@ mod server;
 mod userlist;
 
 pub use authenticated::{Authenticated, CertificateNames};
-pub use client::{ClientDerivation, ClientExchange, ClientStep, Method, ScramSettings};
+pub use client::{
+    ClientDerivation, ClientExchange, ClientStep, Method, ScramSettings, ask_password,
+    read_password,
+};
 pub use credential::Credential;
 pub use md5::Md5Hash;
 pub use message::LoginMessage;

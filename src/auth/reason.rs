@@ -25,6 +25,8 @@ pub enum Reason {
     Certificate(CertificateFault),
     /// The user at the other end of the Unix socket does not do.
     Peer(PeerFault),
+    /// A directory does not let the user in, or could not be asked.
+    Ldap(Box<str>),
     /// A rule turns the client away.
     Rejected {
         /// The rule's line in the HBA file.
@@ -95,6 +97,7 @@ impl Reason {
             Reason::Sasl(_) => "SASL authentication failed",
             Reason::Certificate(_) => "certificate authentication failed",
             Reason::Peer(_) => "unix socket login rejected",
+            Reason::Ldap(_) => "LDAP authentication failed",
             Reason::Rejected { .. } => "login rejected",
             Reason::NoRule => "no authentication method is found",
         }
@@ -111,6 +114,7 @@ impl fmt::Display for Reason {
             }
             Reason::Certificate(fault) => fault.fmt(f),
             Reason::Peer(fault) => fault.fmt(f),
+            Reason::Ldap(why) => f.write_str(why),
             Reason::Rejected { line } => write!(f, "rejected by hba line {line}"),
         }
     }

@@ -1,14 +1,14 @@
 //! Cancel requests of clients.
 
 use std::convert::Infallible;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::worker::ACCEPT_PAUSE;
 use crate::auth;
 use crate::net::{
-    Acceptor, Channel, Host, ListenError, SocketOptions, Stream, UnixAccess, UnixAddress,
+    self, Acceptor, Channel, Host, ListenError, SocketOptions, Stream, UnixAccess, UnixAddress,
     unix_listener,
 };
 use crate::pool::{Bouncer, Owner};
@@ -32,9 +32,7 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     };
     let key = match bouncer.owner(*key) {
         Owner::Own(key) => key,
-        Owner::Peer(host, port, key) => {
-            return forward(bouncer, &host, port, &[&key, rest].concat()).await;
-        }
+        Owner::Peer(id, key) => return forward(bouncer, id, &[&key, rest].concat()).await,
         Owner::Lost => {
             return tracing::info!(
                 "failed to forward cancel request because its TTL was exhausted"
@@ -64,7 +62,7 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     if client.server() != linked {
         return tracing::info!("not sending cancel request for client that is now idle");
     }
-    if let Err(error) = cancel.send(limit(bouncer)).await {
+    if let Err(error) = cancel.send(&bouncer.names, limit(bouncer)).await {
         tracing::warn!("cancel request failed: {error}");
     }
 }
@@ -78,7 +76,13 @@ async fn ask_elders(bouncer: &Bouncer, key: &[u8]) {
     }
     for name in elders {
         let host = Host::Directory(format!("@{name}"));
-        match server::forward_cancel(&host, ELDERS_PORT, key, limit(bouncer)).await {
+        let attempt = async {
+            let options = SocketOptions::default();
+            let stream = net::connect(&host, ELDERS_PORT, &bouncer.names, &options).await?;
+            server::forward_cancel(stream, key).await
+        };
+        let passed_on = tokio::time::timeout(limit(bouncer), attempt).await;
+        match passed_on.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 bouncer.elders.remove(&name);
             }
@@ -129,7 +133,7 @@ pub async fn serve_younger(bouncer: Arc<Bouncer>) -> Result<Infallible, ListenEr
 }
 
 /// Takes one request of a process of the same user.
-async fn take(bouncer: &Bouncer, stream: Stream) -> std::io::Result<()> {
+async fn take(bouncer: &Bouncer, stream: Stream) -> io::Result<()> {
     if stream.peer_uid() != Some(rustix::process::geteuid().as_raw()) {
         return Err(ErrorKind::PermissionDenied.into());
     }
@@ -145,9 +149,24 @@ async fn take(bouncer: &Bouncer, stream: Stream) -> std::io::Result<()> {
 }
 
 /// Passes the request on to the process that has the client.
-async fn forward(bouncer: &Bouncer, host: &Host, port: u16, key: &[u8]) {
-    if let Err(error) = server::forward_cancel(host, port, key, limit(bouncer)).await {
-        tracing::warn!("cancel request could not be passed on to a peer: {error}");
+async fn forward(bouncer: &Bouncer, id: u32, key: &[u8]) {
+    let mut request = bouncer.peer_pool(id).request();
+    let attempt = async {
+        request.place(|| bouncer.peer_pool_size(id)).await;
+        let Some((host, port)) = bouncer.peer_address(id) else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        let options = SocketOptions::default();
+        let stream = net::connect(&host, port, &bouncer.names, &options).await?;
+        request.sent();
+        server::forward_cancel(stream, key).await
+    };
+    match tokio::time::timeout(limit(bouncer), attempt).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!("cancel request could not be passed on to peer {id}: {error}");
+        }
+        Err(_) => tracing::info!("closing because: cancel_wait_timeout"),
     }
 }
 

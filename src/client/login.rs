@@ -5,26 +5,28 @@ mod encryption;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
 use tokio::sync::Semaphore;
 
 use super::cancel;
+use super::directory::Directories;
 use super::lookups::Lookups;
 use super::session::{End, Session};
 use super::startup::{Identity, StartupFault};
 use super::worker::{Worker, send_fatal};
 use crate::auth::hba::Means;
 use crate::auth::{
-    self, Authenticated, ClientExchange, ClientStep, Credential, Method, ScramSettings,
+    self, Authenticated, ClientExchange, ClientStep, Credential, LoginMessage, Method,
+    ScramSettings,
 };
 use crate::config::AuthType;
 use crate::net::tls;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::state::{Checkout, LoginFailure};
 use crate::pool::{
-    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, KEY_REST, Lease, NewClient, Place, Pool,
-    User, Welcome,
+    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, KEY_REST, Lease, MAX_DATABASE_NAME,
+    NewClient, Place, Pool, User, Welcome,
 };
 use crate::server::OwnStartup;
 use crate::stats::Micros;
@@ -58,6 +60,8 @@ pub struct LoginPolicy {
     pub scram: ScramSettings,
     /// Questions to servers about users that are not in `auth_file`.
     pub(super) lookups: Lookups,
+    /// Questions to directories about passwords.
+    pub(super) directories: Directories,
     derivations: Semaphore,
 }
 
@@ -67,6 +71,7 @@ impl LoginPolicy {
         LoginPolicy {
             scram,
             lookups: Lookups::default(),
+            directories: Directories::default(),
             derivations: Semaphore::new(MAX_DERIVATIONS),
         }
     }
@@ -389,9 +394,11 @@ impl Login {
         let (authenticated, proof) = self
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
+        // It may be known only now.
+        self.take_user_place(&mut places, &identity.user, false)?;
         let database = bouncer
             .database(&identity.database)
-            .ok_or_else(|| Refusal::Fatal(format!("no such database: {}", identity.database)))?;
+            .ok_or_else(|| no_such_database(&identity.database))?;
         if places._database.is_none() {
             let limit = bouncer.max_db_client_connections(&database);
             let place = Place::take(&database, limit);
@@ -570,6 +577,14 @@ impl Login {
     ) -> Result<Option<Arc<Credential>>, Refusal> {
         let bouncer = &self.worker.bouncer;
         let listed = bouncer.user_list().get(&identity.user).cloned();
+        if self.is_vouched_for(identity) {
+            let looks_up = |it: &Database| it.settings.load().auth_user.is_some();
+            if database.is_some_and(looks_up) {
+                tracing::error!("LDAP can't be used together with database authentication");
+                return Err("bouncer config error".into());
+            }
+            return Ok(listed);
+        }
         if listed.is_some() || bouncer.config().pgbouncer.auth_type == AuthType::Any {
             return Ok(listed);
         }
@@ -603,14 +618,7 @@ impl Login {
         loop {
             step = match step {
                 ClientStep::Send { message, next } => {
-                    self.channel.write_all(message.as_bytes()).await?;
-                    match self.channel.peek(1).await?[0] {
-                        frontend::PASSWORD => {}
-                        0 => return Err("client re-sent startup pkt".into()),
-                        _ => return Err(Refusal::Silent),
-                    }
-                    let answer = self.channel.read_message(MAX_AUTH_MESSAGE).await?;
-                    next.on_message(&answer.body)
+                    next.on_message(&self.answer(&message).await?)
                 }
                 ClientStep::Derive(work) => {
                     let _turn = policy.derivations.acquire().await;
@@ -627,6 +635,17 @@ impl Login {
                 ClientStep::Reject(reason) => return Err(self.refused(user, &reason)),
             };
         }
+    }
+
+    /// Sends an authentication request; the body of the client's answer.
+    pub(super) async fn answer(&mut self, request: &LoginMessage) -> Result<Bytes, Refusal> {
+        self.channel.write_all(request.as_bytes()).await?;
+        match self.channel.peek(1).await?[0] {
+            frontend::PASSWORD => {}
+            0 => return Err("client re-sent startup pkt".into()),
+            _ => return Err(Refusal::Silent),
+        }
+        Ok(self.channel.read_message(MAX_AUTH_MESSAGE).await?.body)
     }
 
     async fn run_console(&mut self, mut identity: Identity) -> Result<PassedConsole, Refusal> {
@@ -659,6 +678,7 @@ impl Login {
         let (_, greeting) = self
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
+        self.take_user_place(&mut places, &identity.user, admin)?;
         if !admin && !anybody && !listed(&settings.stats_users, &identity.user) {
             return Err("not allowed".into());
         }
@@ -809,7 +829,12 @@ async fn wait_for_grant(worker: &Worker, pool: &Arc<Pool>, client: &Arc<Client>)
             None => std::task::Poll::Pending,
         }
     });
-    granted.await
+    match worker.bouncer.login_wait(client) {
+        None => granted.await,
+        Some((limit, message)) => tokio::time::timeout(limit, granted)
+            .await
+            .unwrap_or_else(|_| Grant::Failed(Arc::new(LoginFailure::waited(message)))),
+    }
 }
 
 /// `proof`, AuthenticationOk, ParameterStatus, BackendKeyData, the notice of
@@ -858,6 +883,13 @@ fn new_key(bouncer: &Bouncer) -> CancelKey {
             return key;
         }
     }
+}
+
+/// PgBouncer's words; it keeps no more of a name than one can have.
+fn no_such_database(name: &str) -> Refusal {
+    let ends = name.char_indices().map(|(at, it)| at + it.len_utf8());
+    let kept = ends.take_while(|end| *end <= MAX_DATABASE_NAME).last();
+    Refusal::Fatal(format!("no such database: {}", &name[..kept.unwrap_or(0)]))
 }
 
 fn bad_startup(packet: &[u8]) -> Refusal {

@@ -8,6 +8,7 @@ mod around;
 mod auth_query;
 mod cancel;
 mod check;
+mod directory;
 pub mod flow;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;

@@ -6,8 +6,10 @@ use nix::unistd::{Uid, User};
 
 use super::login::{Login, Refusal};
 use super::startup::Identity;
-use crate::auth::hba::{IdentMap, Means, Origin, Visit};
-use crate::auth::{Authenticated, Credential, Reason};
+use crate::auth::hba::{IdentMap, Means, Origin, Rule, Visit};
+use crate::auth::ldap::Ldap;
+use crate::auth::{self, Authenticated, Credential, Reason};
+use crate::config::AuthType;
 use crate::net::Address;
 use crate::pool::Database;
 use crate::wire::startup::Replication;
@@ -25,6 +27,40 @@ impl Login {
         if let Some(means) = Means::of(bouncer.config().pgbouncer.auth_type) {
             return Ok(Demand { means, map: None });
         }
+        let refused = |reason| Err(self.refused(&identity.user, &reason));
+        let Some(rule) = self.rule(identity) else {
+            return refused(Reason::NoRule);
+        };
+        tracing::debug!(
+            "C: {}@{} hba line {} fits",
+            identity.user,
+            self.address,
+            rule.line
+        );
+        if rule.means == Means::Reject {
+            return refused(Reason::Rejected { line: rule.line });
+        }
+        Ok(Demand {
+            means: rule.means.clone(),
+            map: rule.map.clone(),
+        })
+    }
+
+    /// Whether somebody else checks this client's password, so that nobody has
+    /// to know its secret.
+    pub(super) fn is_vouched_for(&self, identity: &Identity) -> bool {
+        let auth_type = self.worker.bouncer.config().pgbouncer.auth_type;
+        let is_asked = |means: &Means| matches!(means, Means::Ldap(_) | Means::Pam);
+        match Means::of(auth_type) {
+            Some(means) => is_asked(&means),
+            None => self
+                .rule(identity)
+                .is_some_and(|rule| is_asked(&rule.means)),
+        }
+    }
+
+    /// The first rule that fits.
+    fn rule(&self, identity: &Identity) -> Option<Arc<Rule>> {
         let visit = Visit {
             origin: match self.address {
                 Address::Tcp(address) => Some(Origin::Ip(address.ip())),
@@ -36,24 +72,7 @@ impl Login {
             database: &identity.database,
             user: &identity.user,
         };
-        let rules = bouncer.hba_rules();
-        let refused = |reason| Err(self.refused(&identity.user, &reason));
-        let Some(rule) = rules.decide(&visit) else {
-            return refused(Reason::NoRule);
-        };
-        tracing::debug!(
-            "C: {}@{} hba line {} fits",
-            visit.user,
-            self.address,
-            rule.line
-        );
-        if rule.means == Means::Reject {
-            return refused(Reason::Rejected { line: rule.line });
-        }
-        Ok(Demand {
-            means: rule.means.clone(),
-            map: rule.map.clone(),
-        })
+        self.worker.bouncer.hba_rules().decide(&visit).cloned()
     }
 
     /// `auth_type = any` is for databases that force a user.
@@ -93,13 +112,53 @@ impl Login {
                 Authenticated::by_certificate(user, credential, names.as_ref(), map)
             }
             Means::Reject => return Err("login rejected".into()),
-            Means::Ldap(_) => return Err("ldap is not supported by this build".into()),
+            // Boxed: few logins need it, and all of them would carry it.
+            Means::Ldap(options) => Box::pin(self.ask_directory(options, user)).await?,
             Means::Pam => return Err("pam is not supported by this build".into()),
         };
         match proven {
             Ok(authenticated) => Ok((authenticated, Vec::new())),
             Err(reason) => Err(self.refused(user, &reason)),
         }
+    }
+
+    /// Lets a directory check the client's password.
+    async fn ask_directory(
+        &mut self,
+        of_rule: Box<str>,
+        user: &str,
+    ) -> Result<Result<Authenticated, Reason>, Refusal> {
+        let bouncer = self.worker.bouncer.clone();
+        let config = bouncer.config();
+        let options = match (
+            config.pgbouncer.auth_type,
+            &config.pgbouncer.auth_ldap_options,
+        ) {
+            (AuthType::Ldap, None) => return Err("auth_ldap_options is null".into()),
+            (AuthType::Ldap, Some(options)) => options.0.as_str().into(),
+            _ => of_rule,
+        };
+        let typed = self.answer(&auth::ask_password()).await?;
+        let password = match auth::read_password(&typed) {
+            Ok(password) => password,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let worker = self.worker.clone();
+        let checked = match Ldap::parse(&options) {
+            Ok(ldap) => {
+                let directories = &worker.login.directories;
+                let checked = directories.check(&ldap, &bouncer.names, user, &password);
+                checked.await
+            }
+            Err(fault) => Err(fault.to_string()),
+        };
+        Ok(match checked {
+            Ok(()) => {
+                bouncer.user(user);
+                Ok(Authenticated::vouched(user, password))
+            }
+            Err(why) => Err(Reason::Ldap(why.into())),
+        })
     }
 
     /// Tells the log why, and the client what it may know.

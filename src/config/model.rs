@@ -114,3 +114,12 @@ pub struct Config {
     /// `[balancer]`, if the file has it.
     pub balancer: Option<Balancer>,
 }
+
+impl Config {
+    /// The entry that `*` makes for a database of this name.
+    pub fn autodb_as(&self, name: &str) -> Option<Database> {
+        let mut settings = self.autodb.clone()?;
+        settings.dbname.get_or_insert_with(|| name.to_owned());
+        Some(settings)
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::kind::Kind;
-use super::model::{AuthType, PoolMode, SslMode};
+use super::model::{AuthType, Password, PoolMode, SslMode};
 use super::settings::{default_text, reloadable, section};
 
 // The order is PgBouncer's: by name, but pool_mode before pool_idle_timeout.
@@ -24,8 +24,8 @@ section! {
         auth_hba_file: String = "", Kind::File, reload, Pgbouncer;
         /// Map of system users for `peer` rules of `auth_hba_file`.
         auth_ident_file: Option<String> = null, Kind::File, reload, Pgbouncer;
-        /// LDAP settings for `auth_type = ldap`.
-        auth_ldap_options: Option<String> = null, Kind::Text, reload, Pgbouncer;
+        /// Which directory checks passwords with `auth_type = ldap`, and how: the words that follow `ldap` in a rule of `auth_hba_file`.
+        auth_ldap_options: Option<Password> = null, Kind::Secret, reload, Pgbouncer;
         /// Query that finds the password of a user who is not in `auth_file`; runs as `auth_user`.
         auth_query: String = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin", Kind::Text, reload, Pgbouncer;
         /// How clients prove who they are.
@@ -64,9 +64,9 @@ section! {
         default_pool_size: i32 = "20", Kind::INT, reload, Pgbouncer;
         /// Refuse the simple query protocol.
         disable_pqexec: bool = "0", Kind::Bool, start, Pgbouncer;
-        /// How long a good DNS answer is kept.
+        /// How long the addresses of a host's name are kept, whatever time to live the DNS gives them.
         dns_max_ttl: Duration = "15", Kind::Time, reload, Pgbouncer;
-        /// How long a failed DNS lookup is kept.
+        /// How long it is kept that a host's name has no address.
         dns_nxdomain_ttl: Duration = "15", Kind::Time, reload, Pgbouncer;
         /// How often the serial numbers of DNS zones are checked for changes; 0 never.
         dns_zone_check_period: Duration = "0", Kind::Time, reload, Pgbouncer;
@@ -130,7 +130,7 @@ section! {
         reserve_pool_size: i32 = "0", Kind::INT, reload, Pgbouncer;
         /// Wait after which the reserve may be used; 0 disables the reserve.
         reserve_pool_timeout: Duration = "5", Kind::Time, reload, Pgbouncer;
-        /// Resolver configuration to use instead of the system's.
+        /// A resolv.conf whose name servers are asked for the addresses of hosts, after the system's table of hosts; empty: the system's resolver is.
         resolv_conf: String = "", Kind::File, start, Pgbouncer;
         /// Buffer fills served on one connection before the others get a turn; 0 has no limit.
         sbuf_loopcnt: i32 = "5", Kind::INT, reload, Pgbouncer;

@@ -20,6 +20,9 @@ pub(super) struct Whole {
     max_client_connections: i32,
     max_user_connections: i32,
     workers: usize,
+    dns_names: usize,
+    dns_zones: usize,
+    dns_lookups: usize,
     paused: bool,
     shutting_down: bool,
 }
@@ -74,18 +77,18 @@ impl Row for Whole {
         ),
         gauge(
             "pgbouncer_cached_dns_names",
-            "Always 0: names are looked up when a server is connected.",
-            |_| 0.0,
+            "Names of hosts that have been looked up.",
+            |whole| whole.dns_names as f64,
         ),
         gauge(
             "pgbouncer_cached_dns_zones",
-            "Always 0: zones are not followed.",
-            |_| 0.0,
+            "Zones that these names are in.",
+            |whole| whole.dns_zones as f64,
         ),
         gauge(
             "pgbouncer_in_flight_dns_queries",
-            "Always 0: look-ups are not counted.",
-            |_| 0.0,
+            "Lookups of names under way.",
+            |whole| whole.dns_lookups as f64,
         ),
         gauge(
             "pgbouncer_config_max_client_connections",
@@ -127,6 +130,9 @@ impl Whole {
             max_client_connections: config.pgbouncer.max_client_conn,
             max_user_connections: config.pgbouncer.max_user_connections,
             workers: bouncer.workers(),
+            dns_names: bouncer.names.names().len(),
+            dns_zones: bouncer.names.zones().len(),
+            dns_lookups: bouncer.names.lookups(),
             paused: bouncer.is_paused(),
             shutting_down: bouncer.is_shutting_down(),
         }

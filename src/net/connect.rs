@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-use super::{SocketOptions, Stream, UnixAddress};
+use super::{Names, SocketOptions, Stream, UnixAddress};
 
 /// Where a server is, as `host` of a database entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,42 +39,69 @@ impl fmt::Display for Host {
     }
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The name has no address, or nobody could be asked.
+    Lookup(io::Error),
+    /// Nobody answers there, or no socket could be made.
+    Socket(io::Error),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> ConnectError {
+        ConnectError::Socket(error)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> io::Error {
+        match error {
+            ConnectError::Lookup(error) | ConnectError::Socket(error) => error,
+        }
+    }
+}
+
 /// Connects. The caller sets the deadline.
 ///
-/// Of a name with several addresses the one numbered `first`, counted round
-/// and round, is tried first, and the others when it fails.
+/// Of a name with several addresses the one whose turn it is is tried first,
+/// and the others when it fails.
 ///
 /// # Errors
-/// The last one met; for names without an address, that.
+/// The last one met, unless the name has no address.
 pub async fn connect(
     host: &Host,
     port: u16,
-    first: usize,
+    names: &Arc<Names>,
     options: &SocketOptions,
-) -> io::Result<Stream> {
+) -> Result<Stream, ConnectError> {
     match host {
-        Host::Name(name) => connect_tcp(name, port, first, options).await,
+        Host::Name(name) => {
+            let addresses = names.addresses(name).await;
+            let addresses = addresses.map_err(ConnectError::Lookup)?;
+            connect_tcp(&addresses, port, options).await
+        }
         Host::Directory(directory) => {
             let address = UnixAddress::new(directory, port).socket_addr()?;
-            let stream = UnixStream::connect_addr(&address.into()).await;
-            stream.map(Stream::from)
+            let stream = UnixStream::connect_addr(&address.into()).await?;
+            Ok(stream.into())
         }
     }
 }
 
 async fn connect_tcp(
-    name: &str,
+    addresses: &[SocketAddr],
     port: u16,
-    first: usize,
     options: &SocketOptions,
-) -> io::Result<Stream> {
-    let addresses: Vec<_> = lookup_host((name, port)).await?.collect();
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for step in 0..addresses.len() {
-        let address = addresses[(first + step) % addresses.len()];
+) -> Result<Stream, ConnectError> {
+    let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut failure = ConnectError::Lookup(none);
+    for address in addresses {
+        let mut address = *address;
+        address.set_port(port);
         match connect_address(address, options).await {
             Ok(stream) => return Ok(Stream::from(stream)),
-            Err(error) => failure = error,
+            Err(error) => failure = error.into(),
         }
     }
     Err(failure)

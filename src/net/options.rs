@@ -42,7 +42,7 @@ impl SocketOptions {
         if refused {
             tracing::debug!("a socket option was refused");
         }
-        self.apply_buffers(&socket);
+        self.apply_buffers(&*socket);
     }
 
     /// Sets the buffers alone, on a listening socket from which accepted ones

@@ -1,6 +1,6 @@
 //! Everything the pooler has: databases, users, pools, clients, servers.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,12 +13,12 @@ use tokio::sync::Notify;
 
 use super::client::CancelKey;
 use super::state::Limits;
-use super::{Client, Database, Pool, User};
+use super::{Client, Database, PeerPool, Pool, User};
 use crate::auth::UserList;
 use crate::auth::hba::Rules;
 use crate::config::{self, Config, PoolMode};
 use crate::net::tls::Tls;
-use crate::net::{Host, SocketOptions};
+use crate::net::{Host, Lifetimes, Names, Resolver, SocketOptions};
 use crate::server::statements::Dictionary;
 use crate::server::{LoginError, ParameterSets, Record, Server, Target, Tracked};
 use crate::stats::{Clock, Micros};
@@ -27,8 +27,11 @@ use crate::wire::startup::NEWEST_MINOR;
 /// The name of the console's database.
 pub const CONSOLE: &str = "pgbouncer";
 
-/// The longest name of a database, PostgreSQL's.
-const MAX_DATABASE_NAME: usize = 63;
+/// The longest name of a database in bytes, PostgreSQL's.
+pub const MAX_DATABASE_NAME: usize = 63;
+
+/// How often it is looked whether `dns_zone_check_period` has been set.
+const OFF_PERIOD: Duration = Duration::from_secs(1);
 
 /// What is found by its key. Each login looks into five of these: the hash is
 /// a cheap one, with a seed of the process's own.
@@ -61,6 +64,10 @@ pub struct Bouncer {
     pub servers: Registry<u64, Arc<Record>>,
     /// Client sockets, logging in and cancel requests included.
     pub client_sockets: super::Budget,
+    /// Names of hosts.
+    pub names: Arc<Names>,
+    /// Cancel requests on their way to peers.
+    pub(super) peer_pools: Mutex<BTreeMap<u32, Arc<PeerPool>>>,
     /// SUSPEND.
     pub suspension: super::Suspension,
     /// Processes that this one has taken over from and that still have clients.
@@ -92,8 +99,10 @@ impl Bouncer {
     /// A pooler with the databases of `config`, and without TLS.
     pub fn new(config: Config, user_list: UserList, workers: usize) -> Arc<Bouncer> {
         let tracked = Arc::new(Tracked::new(&config.pgbouncer.track_extra_parameters));
+        let clock = Clock::begin();
         let bouncer = Arc::new(Bouncer {
-            clock: Clock::begin(),
+            names: Names::new(resolver(&config), clock),
+            clock,
             tracked,
             parameter_sets: ParameterSets::default(),
             dictionary: Dictionary::default(),
@@ -101,6 +110,7 @@ impl Bouncer {
             consoles: Registry::default(),
             servers: Registry::default(),
             client_sockets: super::Budget::default(),
+            peer_pools: Mutex::default(),
             suspension: super::Suspension::default(),
             elders: super::Elders::default(),
             listening: Mutex::default(),
@@ -123,6 +133,7 @@ impl Bouncer {
         });
         bouncer.apply_databases();
         bouncer.apply_users();
+        bouncer.apply_lifetimes();
         bouncer
     }
 
@@ -188,6 +199,8 @@ impl Bouncer {
         self.user_list.store(Arc::new(user_list));
         self.apply_users();
         self.apply_databases();
+        self.apply_lifetimes();
+        self.forget_peers();
         for pool in self.pools() {
             pool.apply_settings(self);
         }
@@ -200,6 +213,7 @@ impl Bouncer {
         let mut config = Config::clone(&self.config());
         let result = change(&mut config);
         self.config.store(Arc::new(config));
+        self.apply_lifetimes();
         for pool in self.pools() {
             pool.apply_settings(self);
         }
@@ -209,18 +223,38 @@ impl Bouncer {
     /// The entry a client asks for; made from `*` if there is no other.
     pub fn database(&self, name: &str) -> Option<Arc<Database>> {
         if let Some(found) = self.databases.get(name) {
+            // While the entry is held: it is not forgotten meanwhile.
+            found.touch();
             return Some(found.clone());
         }
         if name.len() > MAX_DATABASE_NAME {
             return None;
         }
-        let mut settings = self.config().autodb.clone()?;
-        settings.dbname.get_or_insert_with(|| name.to_owned());
+        let settings = self.config().autodb_as(name)?;
         let made = self.databases.entry(name.to_owned()).or_insert_with(|| {
             tracing::info!("registered new auto-database: {name}");
             Arc::new(Database::new(name, true, settings))
         });
         Some(made.clone())
+    }
+
+    /// `autodb_idle_timeout`.
+    pub(super) fn forget_idle_autodbs(&self, now: Micros) {
+        let limit = self.config().pgbouncer.autodb_idle_timeout;
+        let mut idle = Vec::new();
+        for database in self.databases.iter().filter(|it| it.auto) {
+            database.note_use(now);
+            if database.is_forgettable(limit, now) {
+                idle.push(database.name.clone());
+            }
+        }
+        for name in idle {
+            let is_idle = |_: &String, it: &Arc<Database>| it.is_forgettable(limit, now);
+            if self.databases.remove_if(&name, is_idle).is_some() {
+                log_dropping(&name);
+                self.drop_pools(&name);
+            }
+        }
     }
 
     /// When there are many, forgets the entries made from `*` in which no
@@ -387,6 +421,7 @@ impl Bouncer {
             server_login_retry: global.server_login_retry,
             login_concurrency: config.pgweir.server_login_concurrency,
             round_robin: global.server_round_robin,
+            probes: database.stays_with_host(),
         }
     }
 
@@ -418,18 +453,15 @@ impl Bouncer {
 
     /// Where and as whom servers of a pool are logged in. Its own credential
     /// is what clients have proven themselves with, for users that have none
-    /// in the configuration.
-    pub fn target(&self, pool: &Pool) -> Target {
+    /// in the configuration. `turn` says which of several hosts.
+    pub fn target(&self, pool: &Pool, turn: usize) -> Target {
         let (database, user) = (&pool.database, &pool.user);
         let settings = database.settings.load();
         let is_forced = settings.user.as_ref() == Some(&user.name);
         let config = self.config();
-        let hosts = match &settings.host {
-            Some(list) => list
-                .split(',')
-                .map(|host| Host::read(host.trim()))
-                .collect(),
-            None => vec![Host::read(&config.pgbouncer.unix_socket_dir)],
+        let hosts: Vec<&str> = match &settings.host {
+            Some(list) => list.split(',').map(str::trim).collect(),
+            None => vec![&config.pgbouncer.unix_socket_dir],
         };
         let mut startup = Vec::new();
         for (name, value) in [
@@ -441,7 +473,7 @@ impl Bouncer {
             startup.extend(value.clone().map(|value| (name, value)));
         }
         Target {
-            hosts,
+            host: Host::read(hosts[turn % hosts.len()]),
             port: settings.port,
             dbname: database.server_name(),
             user: user.name.clone(),
@@ -461,7 +493,6 @@ impl Bouncer {
             },
             startup,
             connect_query: settings.connect_query.clone(),
-            turn: database.turn.clone(),
             own: None,
         }
     }
@@ -577,6 +608,14 @@ impl Bouncer {
         Some(self.user(&name))
     }
 
+    fn apply_lifetimes(&self) {
+        let config = self.config();
+        self.names.set_lifetimes(Lifetimes {
+            found: config.pgbouncer.dns_max_ttl,
+            failed: config.pgbouncer.dns_nxdomain_ttl,
+        });
+    }
+
     fn apply_users(&self) {
         let (config, list) = (self.config(), self.user_list());
         let listed = list
@@ -604,6 +643,11 @@ impl Bouncer {
                 }
             }
         }
+        for known in self.databases.iter().filter(|known| known.auto) {
+            if let Some(settings) = config.autodb_as(&known.name) {
+                self.change_database(&known, &settings);
+            }
+        }
         let gone: Vec<String> = self
             .databases
             .iter()
@@ -612,9 +656,7 @@ impl Bouncer {
             .map(|known| known.name.clone())
             .collect();
         for name in gone {
-            tracing::warn!(
-                "dropping database '{name}' as it does not exist anymore or inactive auto-database"
-            );
+            log_dropping(&name);
             self.databases.remove(&name);
             self.drop_pools(&name);
         }
@@ -622,17 +664,38 @@ impl Bouncer {
 
     fn change_database(&self, known: &Arc<Database>, settings: &config::Database) {
         let old = known.change_settings(settings.clone());
-        let moved = |d: &config::Database| {
-            (
-                d.dbname.clone(),
-                d.host.clone(),
-                d.port,
-                d.user.clone(),
-                d.connect_query.clone(),
-            )
-        };
-        if moved(&old) != moved(settings) {
+        if settings.needs_new_servers(&old) {
             self.mark_servers(Some(known));
+        }
+    }
+
+    /// Follows the zones of host names, each `dns_zone_check_period`; does not
+    /// end.
+    pub async fn check_zones(&self) {
+        loop {
+            let period = self.config().pgbouncer.dns_zone_check_period;
+            if period.is_zero() {
+                tokio::time::sleep(OFF_PERIOD).await;
+            } else {
+                tokio::time::sleep(period).await;
+                self.names.check_zones().await;
+            }
+        }
+    }
+
+    /// Servers at addresses that their names have lost are closed when they
+    /// are next free.
+    pub(super) fn mark_moved_servers(&self) {
+        for (name, address) in self.names.take_gone() {
+            tracing::info!(
+                "{name} is no longer at {address}: its servers there are closed when free"
+            );
+            let is_there = |record: &Record| {
+                record.ip() == Some(address) && record.host.0 == Host::Name(name.clone())
+            };
+            for record in self.servers.iter().filter(|record| is_there(record)) {
+                record.mark();
+            }
         }
     }
 
@@ -646,9 +709,27 @@ impl Bouncer {
     }
 }
 
+/// Who is asked for addresses, by `resolv_conf`.
+fn resolver(config: &Config) -> Resolver {
+    let path = &config.pgbouncer.resolv_conf;
+    if path.is_empty() {
+        return Resolver::of_system();
+    }
+    Resolver::of_file(path.as_ref()).unwrap_or_else(|error| {
+        tracing::error!("could not read resolv_conf {path}: {error}");
+        Resolver::of_system()
+    })
+}
+
 /// A setting that counts something: negative numbers mean none.
 fn count(value: i32) -> u32 {
     u32::try_from(value).unwrap_or(0)
+}
+
+fn log_dropping(database: &str) {
+    tracing::warn!(
+        "dropping database '{database}' as it does not exist anymore or inactive auto-database"
+    );
 }
 
 fn log_prefix(pool: &Pool, record: &Record) -> String {

@@ -11,6 +11,7 @@ use super::state::{Checkout, Counts, LoginFailure, Returned, State, Wanted};
 use super::{Bouncer, Counters, Database, Lease, Totals, User, Welcome};
 use crate::auth::Credential;
 use crate::config::PoolMode;
+use crate::net::Host;
 use crate::server::{self, LoginError, Retired, Server, ServerState, Target};
 use crate::stats::Micros;
 use crate::wire::backend;
@@ -71,6 +72,9 @@ pub struct Pool {
     /// Raised by every [`Pool::mark_servers`].
     generation: AtomicU64,
     last_expiry: AtomicU64,
+    /// Counts the hosts left for the next one with `load_balance_hosts =
+    /// disable`.
+    turn: AtomicUsize,
     bouncer: Weak<Bouncer>,
 }
 
@@ -99,6 +103,7 @@ impl Pool {
             removed: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             last_expiry: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
             bouncer: Arc::downgrade(bouncer),
         });
         pool.apply_settings(bouncer);
@@ -318,7 +323,8 @@ impl Pool {
             let cancel = async {
                 if running
                     && let Some(cancel) = record.begin_cancel()
-                    && let Err(error) = cancel.send(RETIRE_LIMIT).await
+                    && let Some(bouncer) = pool.bouncer.upgrade()
+                    && let Err(error) = cancel.send(&bouncer.names, RETIRE_LIMIT).await
                 {
                     tracing::debug!(%error, "cancel request of an abandoned query failed");
                 }
@@ -528,6 +534,24 @@ impl Pool {
         self.state().surplus()
     }
 
+    /// Which of several hosts the next login goes to, counted round and round:
+    /// to each in turn, or with `load_balance_hosts = disable` to the same one
+    /// until a login fails there.
+    fn take_turn(&self) -> usize {
+        match self.database.stays_with_host() {
+            true => self.turn.load(Ordering::Relaxed),
+            false => self.database.turn.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// A login of this turn has failed. Of several at once the first one counts.
+    fn leave_host(&self, turn: usize) {
+        let next = turn.wrapping_add(1);
+        let order = Ordering::Relaxed;
+        // Another has moved on, or the hosts come in turn.
+        let _unchanged = self.turn.compare_exchange(turn, next, order, order);
+    }
+
     async fn log_in(self: &Arc<Self>, bouncer: &Arc<Bouncer>, home: usize) {
         let guard = LoginGuard {
             pool: self,
@@ -535,7 +559,9 @@ impl Pool {
         };
         let begun = bouncer.clock.now();
         let generation = self.generation.load(Ordering::Acquire);
-        let attempt = self.attempt(bouncer, &bouncer.target(self), home).await;
+        let turn = self.take_turn();
+        let target = bouncer.target(self, turn);
+        let attempt = self.attempt(bouncer, &target, home).await;
         std::mem::forget(guard);
         match attempt {
             Ok((server, welcome)) => {
@@ -550,8 +576,9 @@ impl Pool {
                 self.launch(home);
             }
             Err(error) => {
+                self.leave_host(turn);
                 self.login_failed(bouncer, (&error, begun), None, home)
-                    .await
+                    .await;
             }
         }
     }
@@ -569,7 +596,8 @@ impl Pool {
         };
         let begun = bouncer.clock.now();
         let generation = self.generation.load(Ordering::Acquire);
-        let mut target = bouncer.target(self);
+        let turn = self.take_turn();
+        let mut target = bouncer.target(self, turn);
         target.own.clone_from(&client.own);
         let attempt = self.attempt(bouncer, &target, home).await;
         std::mem::forget(guard);
@@ -600,6 +628,7 @@ impl Pool {
                 return self.refill(home);
             }
             Err(error) => {
+                self.leave_host(turn);
                 let failed = self.login_failed(bouncer, (&error, begun), Some(&client), home);
                 return failed.await;
             }
@@ -618,6 +647,7 @@ impl Pool {
         let limit = bouncer.config().pgbouncer.server_connect_timeout;
         let attempt = server::login(
             target,
+            &bouncer.names,
             &bouncer.tracked,
             self.id,
             bouncer.next_id(),
@@ -646,6 +676,11 @@ impl Pool {
             .insert(server.record.id, server.record.clone());
         server.record.set_state(ServerState::Idle);
         bouncer.log_server_connected(self, &server);
+        if let (Host::Name(name), Some(address)) = (&target.host, server.record.ip())
+            && !bouncer.names.has(name, address)
+        {
+            server.record.mark();
+        }
         Ok((server, welcome))
     }
 

@@ -17,7 +17,7 @@ mod suspension;
 mod sweep;
 mod welcome;
 
-pub use bouncer::{Bouncer, CONSOLE};
+pub use bouncer::{Bouncer, CONSOLE, MAX_DATABASE_NAME};
 pub use client::{CancelKey, Client, ClientState, Doom, Grant, KEY_REST, NewClient};
 pub use counters::{Counters, Totals};
 pub use elders::Elders;
@@ -25,7 +25,7 @@ pub use handover::{Question, Told, ToldServer};
 pub use lease::Lease;
 pub use lending::Pool;
 pub use objects::{Budget, Database, HasBudget, Place, User};
-pub use peers::Owner;
+pub use peers::{Owner, PeerNumbers, PeerPool, PeerRequest};
 pub use suspension::{Accepting, Calm, Suspension};
 pub use sweep::SWEEP_INTERVAL;
 pub use welcome::Welcome;

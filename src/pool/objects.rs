@@ -1,12 +1,14 @@
 //! Databases and users, and how many connections each has.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::auth::{Credential, Secret};
 use crate::config;
+use crate::stats::Micros;
 
 /// A count with a limit: servers or clients of a database or user.
 #[derive(Debug, Default)]
@@ -75,11 +77,13 @@ pub struct Database {
     pub credential: ArcSwapOption<Credential>,
     /// Servers, login included.
     pub servers: Budget,
-    /// Rotation through hosts and addresses.
-    pub turn: Arc<AtomicUsize>,
+    /// Counts its logins, for `load_balance_hosts = round-robin`.
+    pub(super) turn: AtomicUsize,
     clients: Budget,
     paused: AtomicBool,
     disabled: AtomicBool,
+    /// Since when nobody uses it, in microseconds; 0 while somebody does.
+    idle_since: AtomicU64,
 }
 
 impl Database {
@@ -91,11 +95,46 @@ impl Database {
             credential: ArcSwapOption::new(credential(&settings)),
             settings: ArcSwap::from_pointee(settings),
             servers: Budget::default(),
-            turn: Arc::default(),
+            turn: AtomicUsize::new(0),
             clients: Budget::default(),
             paused: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
         }
+    }
+
+    /// Whether it has clients or servers.
+    fn is_used(&self) -> bool {
+        self.clients.used() > 0 || self.servers.used() > 0
+    }
+
+    /// Whether the last sweep found it unused.
+    pub fn is_idle(&self) -> bool {
+        self.idle_since.load(Ordering::Relaxed) != 0
+    }
+
+    /// Somebody has asked for it.
+    pub(super) fn touch(&self) {
+        if self.is_idle() {
+            self.idle_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes at `now` whether it is used.
+    pub(super) fn note_use(&self, now: Micros) {
+        if self.is_used() {
+            self.touch();
+        } else if !self.is_idle() {
+            self.idle_since.store(now.0.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Made from `*`, and not used by anybody for longer than `limit`; zero
+    /// is no limit.
+    pub(super) fn is_forgettable(&self, limit: Duration, now: Micros) -> bool {
+        let since = self.idle_since.load(Ordering::Relaxed);
+        let is_free = self.auto && !self.is_paused() && !self.is_used();
+        is_free && since != 0 && now.exceeds(Micros(since), limit)
     }
 
     /// Takes over what the configuration says now; answers what it said.
@@ -110,6 +149,14 @@ impl Database {
     pub fn server_name(&self) -> String {
         let settings = self.settings.load();
         settings.dbname.clone().unwrap_or_else(|| self.name.clone())
+    }
+
+    /// `load_balance_hosts = disable`, for several hosts.
+    pub(super) fn stays_with_host(&self) -> bool {
+        let settings = self.settings.load();
+        let how = settings.load_balance_hosts.as_deref();
+        let is_list = settings.host.as_ref().is_some_and(|it| it.contains(','));
+        is_list && how.is_some_and(|how| how.eq_ignore_ascii_case("disable"))
     }
 
     /// PAUSE db.
@@ -190,6 +237,29 @@ mod tests {
         budget.give();
         budget.give();
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_automatic_database_is_forgettable_when_it_was_unused_for_long() {
+        let (limit, at) = (Duration::from_secs(10), |seconds: u64| {
+            Micros(seconds * 1_000_000)
+        });
+        let database = Arc::new(Database::new("db", true, config::Database::default()));
+        database.note_use(at(1));
+        database.note_use(at(5));
+        assert!(!database.is_forgettable(limit, at(11)));
+        assert!(database.is_forgettable(limit, at(12)));
+        assert!(!database.is_forgettable(Duration::ZERO, at(12)));
+        database.set_paused(true);
+        assert!(!database.is_forgettable(limit, at(12)));
+        database.set_paused(false);
+        let place = Place::take(&database, 0);
+        assert!(!database.is_forgettable(limit, at(12)));
+        drop(place);
+        database.touch();
+        database.note_use(at(20));
+        assert!(!database.is_forgettable(limit, at(30)));
+        assert!(database.is_forgettable(limit, at(31)));
     }
 
     #[test]

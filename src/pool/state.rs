@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::stats::Micros;
+use crate::wire::backend;
 
 /// The first pause after a failed login; it doubles up to
 /// `server_login_retry`.
@@ -40,6 +41,9 @@ pub struct Limits {
     pub login_concurrency: u32,
     /// `server_round_robin`: reuse the oldest idle server, not the newest.
     pub round_robin: bool,
+    /// Logins stay with one of several hosts: until one has succeeded there
+    /// is one at a time, so that a host that is away costs one attempt.
+    pub probes: bool,
 }
 
 /// How many servers are in each state.
@@ -74,6 +78,17 @@ pub struct LoginFailure {
     /// The server itself refused, so waiting clients are told at once;
     /// otherwise they go on waiting.
     pub refused: bool,
+}
+
+impl LoginFailure {
+    /// None in time: the client is told so, as PgBouncer does.
+    pub fn waited(message: &str) -> LoginFailure {
+        LoginFailure {
+            sqlstate: backend::PROTOCOL_VIOLATION.to_owned(),
+            message: message.to_owned(),
+            refused: true,
+        }
+    }
 }
 
 /// The answer to a client that asks for a server.
@@ -155,6 +170,8 @@ pub struct State<S, W> {
     /// in since: those it has are no help to who waits.
     stale: bool,
     paused: bool,
+    /// A login has succeeded.
+    proven: bool,
 }
 
 impl<S, W: PartialEq + Clone> State<S, W> {
@@ -170,6 +187,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             failing: None,
             stale: false,
             paused: false,
+            proven: false,
         }
     }
 
@@ -263,6 +281,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             _ if self.paused => 0,
             Some(failing) if now < failing.retry_at => 0,
             Some(_) => 1,
+            None if self.limits.probes && !self.proven => 1,
             None if self.limits.login_concurrency == 0 => u32::MAX,
             None => self.limits.login_concurrency,
         };
@@ -321,6 +340,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
             return false;
         }
         self.failing = None;
+        self.proven = true;
         self.own_logins -= 1;
         self.counts.login -= 1;
         let is_waiting = self.leave_apart(client);
@@ -363,6 +383,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// A login has succeeded.
     pub fn login_succeeded(&mut self, server: S, home: usize, now: Micros) -> Returned<S, W> {
         self.failing = None;
+        self.proven = true;
         self.stale = false;
         self.counts.login -= 1;
         self.place(server, home, now)
@@ -372,6 +393,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// being closed.
     pub fn login_closing(&mut self) {
         self.failing = None;
+        self.proven = true;
         self.counts.login -= 1;
         self.counts.closing += 1;
     }
@@ -399,6 +421,7 @@ impl<S, W: PartialEq + Clone> State<S, W> {
     /// The servers it has now are to be closed as they become free.
     pub fn set_stale(&mut self) {
         self.stale = true;
+        self.proven = false;
     }
 
     /// Why logins have been failing, if they have.

@@ -79,9 +79,11 @@ impl Bouncer {
             self.close_sessions_of_marked_servers();
         }
         self.fill_forced_pools();
+        self.mark_moved_servers();
         for pool in self.pools() {
             self.sweep_pool(&pool, now);
         }
+        self.forget_idle_autodbs(now);
         self.dictionary.sweep();
         self.parameter_sets.sweep();
     }
@@ -128,6 +130,18 @@ impl Bouncer {
         }
     }
 
+    /// How long a login may wait for a server, and what the client is told
+    /// then; none for without limit.
+    pub fn login_wait(&self, client: &Client) -> Option<(Duration, &'static str)> {
+        let timeouts = self.timeouts(client);
+        let limits = [
+            (timeouts.query, "query_timeout"),
+            (timeouts.query_wait, "query_wait_timeout"),
+        ];
+        let set = limits.into_iter().filter(|(limit, _)| !limit.is_zero());
+        set.min_by_key(|(limit, _)| *limit)
+    }
+
     fn timeouts(&self, client: &Client) -> Timeouts {
         let config = self.config();
         let global = &config.pgbouncer;
@@ -154,7 +168,12 @@ impl Bouncer {
         let mut surplus = pool.surplus();
         pool.close_idle(|server, since, spare| {
             if server.record.is_marked() {
-                return Some("server lifetime over");
+                let old = lifetime.is_zero() || now.exceeds(server.record.connected_at, lifetime);
+                return Some(if old {
+                    "server lifetime over"
+                } else {
+                    OBSOLETE
+                });
             }
             if !server.channel.stream.is_quiet() {
                 return Some("server conn crashed or got dirty");

@@ -4,7 +4,6 @@
 //! sends.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -57,7 +56,7 @@ fn target(kind: u8) -> Target {
         own: None,
         direct_tls: false,
         minor: 2,
-        hosts: vec![Host::read("a")],
+        host: Host::read("a"),
         port: 5432,
         dbname: "db".to_owned(),
         user: "ann".to_owned(),
@@ -67,7 +66,6 @@ fn target(kind: u8) -> Target {
         channel_binding: true,
         startup: Vec::new(),
         connect_query: None,
-        turn: Arc::new(AtomicUsize::new(0)),
     }
 }
 

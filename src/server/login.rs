@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -14,7 +13,7 @@ use pgwire::messages::startup::Startup;
 use super::{Exchange, Parameters, Record, Server, Tracked};
 use crate::auth::{self, Credential, Refusal, ServerExchange, ServerStep};
 use crate::net::tls::{self, Answer, HandshakeError, Tls};
-use crate::net::{self, Channel, Host, SocketOptions};
+use crate::net::{self, Channel, ConnectError, Host, Names, SocketOptions};
 use crate::stats::Clock;
 use crate::wire::backend as msg;
 use crate::wire::backend::ErrorFields;
@@ -38,8 +37,8 @@ const TOO_MANY_CONNECTIONS: &str = "53300";
 /// Where to log in, and as whom.
 #[derive(Debug)]
 pub struct Target {
-    /// Hosts, taken in turn.
-    pub hosts: Vec<Host>,
+    /// Host.
+    pub host: Host,
     /// Port.
     pub port: u16,
     /// Database.
@@ -62,8 +61,6 @@ pub struct Target {
     pub startup: Vec<(&'static str, String)>,
     /// Query to run before the first use.
     pub connect_query: Option<String>,
-    /// Rotation through hosts and their addresses.
-    pub turn: Arc<AtomicUsize>,
     /// What its only client asks for, for a server of a client's own.
     pub own: Option<Arc<OwnStartup>>,
 }
@@ -81,14 +78,6 @@ pub struct OwnStartup {
 }
 
 impl Target {
-    /// The host whose turn it is, and which of its addresses: all hosts come
-    /// first, then each of them with its next address.
-    fn next_host(&self) -> (&Host, usize) {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.hosts.len().max(1);
-        (&self.hosts[turn % count], turn / count)
-    }
-
     /// The parameters of the startup message.
     fn parameters(&self, tracked: &Tracked) -> BTreeMap<String, String> {
         let mut all = BTreeMap::new();
@@ -122,6 +111,8 @@ pub struct LoggedIn {
 /// Why a login failed.
 #[derive(Debug)]
 pub enum LoginError {
+    /// The host's name has no address.
+    Lookup(io::Error),
     /// The socket could not be connected.
     Connect(io::Error),
     /// `server_connect_timeout`.
@@ -184,6 +175,7 @@ impl LoginError {
                 .client_text()
                 .unwrap_or("server login failed")
                 .into(),
+            LoginError::Lookup(_) => "server DNS lookup failed".into(),
             LoginError::Connect(_) => "connect failed".into(),
             LoginError::Timeout => "connect timeout".into(),
             LoginError::Io(_) | LoginError::Protocol(_) | LoginError::Tls(_) => {
@@ -202,7 +194,8 @@ impl LoginError {
             }
             LoginError::Auth(refusal) => refusal.client_text().is_some(),
             LoginError::Protocol(_) => true,
-            LoginError::Connect(_)
+            LoginError::Lookup(_)
+            | LoginError::Connect(_)
             | LoginError::Timeout
             | LoginError::Io(_)
             | LoginError::Tls(_) => false,
@@ -222,6 +215,7 @@ impl LoginError {
 impl fmt::Display for LoginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            LoginError::Lookup(error) => write!(f, "DNS lookup failed: {error}"),
             LoginError::Connect(error) => write!(f, "connect failed: {error}"),
             LoginError::Timeout => f.write_str("connect timeout"),
             LoginError::Io(error) => write!(f, "connection lost: {error}"),
@@ -246,19 +240,22 @@ impl fmt::Display for LoginError {
 /// See [`LoginError`].
 pub async fn login(
     target: &Target,
+    names: &Arc<Names>,
     tracked: &Arc<Tracked>,
     pool: u64,
     id: u64,
     clock: &Clock,
 ) -> Result<LoggedIn, LoginError> {
     let connected_at = clock.now();
-    let (host, address) = target.next_host();
-    let stream = net::connect(host, target.port, address, &target.options)
+    let stream = net::connect(&target.host, target.port, names, &target.options)
         .await
-        .map_err(LoginError::Connect)?;
+        .map_err(|error| match error {
+            ConnectError::Lookup(error) => LoginError::Lookup(error),
+            ConnectError::Socket(error) => LoginError::Connect(error),
+        })?;
     let mut channel = Channel::new(stream);
-    encrypt(&mut channel, target, host).await?;
-    let place = (host.clone(), target.port);
+    encrypt(&mut channel, target).await?;
+    let place = (target.host.clone(), target.port);
     let mut record = Record::new(id, pool, place, &channel.stream, connected_at);
     record.replication = target
         .own
@@ -287,9 +284,9 @@ pub async fn login(
 }
 
 /// Asks for TLS and brings it about, as far as `server_tls_sslmode` wants it.
-async fn encrypt(channel: &mut Channel, target: &Target, host: &Host) -> Result<(), LoginError> {
+async fn encrypt(channel: &mut Channel, target: &Target) -> Result<(), LoginError> {
     let side = &target.tls.servers;
-    let Host::Name(name) = host else {
+    let Host::Name(name) = &target.host else {
         return Ok(());
     };
     if !side.asks(channel.stream.is_unix()) {
@@ -444,9 +441,9 @@ fn tracked_values(tracked: &Tracked, reported: &[(String, String)]) -> Parameter
 mod tests {
     use super::*;
 
-    fn target(hosts: &[&str]) -> Target {
+    fn target() -> Target {
         Target {
-            hosts: hosts.iter().map(|host| Host::read(host)).collect(),
+            host: Host::read("a"),
             port: 5432,
             dbname: String::new(),
             user: String::new(),
@@ -457,26 +454,9 @@ mod tests {
             direct_tls: false,
             startup: Vec::new(),
             connect_query: None,
-            turn: Arc::default(),
             own: None,
             minor: 0,
         }
-    }
-
-    fn turns(target: &Target, count: usize) -> Vec<(Host, usize)> {
-        let next = || target.next_host();
-        let owned = |(host, address): (&Host, usize)| (host.clone(), address);
-        std::iter::repeat_with(next)
-            .take(count)
-            .map(owned)
-            .collect()
-    }
-
-    #[test]
-    fn logins_go_to_all_hosts_in_turn() {
-        let (a, b) = (Host::read("a"), Host::read("b"));
-        let wanted = [(a.clone(), 0), (b.clone(), 0), (a, 1), (b, 1)];
-        assert_eq!(turns(&target(&["a", "b"]), 4), wanted);
     }
 
     #[test]
@@ -492,7 +472,7 @@ mod tests {
         let target = Target {
             startup: vec![("datestyle", "ISO".into()), ("timezone", "UTC".into())],
             own: Some(Arc::new(own)),
-            ..target(&["a"])
+            ..target()
         };
         let all = target.parameters(&tracked);
         let all: Vec<_> = all.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
@@ -507,11 +487,5 @@ mod tests {
                 ("user", ""),
             ]
         );
-    }
-
-    #[test]
-    fn logins_to_one_host_go_to_its_addresses_in_turn() {
-        let a = Host::read("a");
-        assert_eq!(turns(&target(&["a"]), 2), [(a.clone(), 0), (a, 1)]);
     }
 }

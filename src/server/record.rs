@@ -1,5 +1,6 @@
 //! What the rest of the process sees of a server connection.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -118,6 +119,14 @@ impl Record {
             handed_over: AtomicBool::new(false),
             cancels: AtomicU32::new(0),
             cancels_done: Notify::new(),
+        }
+    }
+
+    /// The server's IP address, if it was reached by one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self.address {
+            Address::Tcp(address) => Some(address.ip()),
+            Address::Unix { .. } | Address::Gone => None,
         }
     }
 

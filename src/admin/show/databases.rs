@@ -80,13 +80,8 @@ pub fn databases(console: &Console, rows: &mut Rows<'_>) {
 
 /// Every entry but the console's, and but the automatic ones nobody uses.
 pub fn shown(console: &Console) -> Vec<Arc<Database>> {
-    let pools = console.bouncer.pools();
-    let is_used = |database: &Arc<Database>| {
-        let has_pool = pools.iter().any(|it| Arc::ptr_eq(&it.database, database));
-        has_pool || database.clients().used() > 0
-    };
     let mut all = console.bouncer.databases();
-    all.retain(|it| !it.auto || it.is_paused() || it.is_disabled() || is_used(it));
+    all.retain(|it| !it.auto || it.is_paused() || it.is_disabled() || !it.is_idle());
     all
 }
 

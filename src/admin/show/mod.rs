@@ -122,7 +122,7 @@ const ITEMS: &[Item] = &[
         help: Help::Line(2),
         access: Access::Everybody,
         columns: pools::PEER_POOLS,
-        source: Source::Rows(no_rows),
+        source: Source::Rows(pools::peer_pools),
     },
     Item {
         name: "FDS",
@@ -173,15 +173,14 @@ const ITEMS: &[Item] = &[
         help: Help::Line(4),
         access: Access::Everybody,
         columns: settings::DNS_HOSTS,
-        // Names are looked up when a server is connected, and not kept.
-        source: Source::Rows(no_rows),
+        source: Source::Rows(settings::dns_hosts),
     },
     Item {
         name: "DNS_ZONES",
         help: Help::Line(4),
         access: Access::Everybody,
         columns: settings::DNS_ZONES,
-        source: Source::Rows(no_rows),
+        source: Source::Rows(settings::dns_zones),
     },
     Item {
         name: "STATS",

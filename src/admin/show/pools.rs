@@ -135,6 +135,20 @@ fn put_console(console: &Console, rows: &mut Rows<'_>) {
     rows.put(&cells);
 }
 
+/// SHOW PEER_POOLS.
+pub fn peer_pools(console: &Console, rows: &mut Rows<'_>) {
+    for (id, pool) in console.bouncer.peer_pools() {
+        let numbers = pool.numbers();
+        rows.put(&[
+            id.into(),
+            numbers.sent.into(),
+            numbers.waiting.into(),
+            numbers.sent.into(),
+            numbers.connecting.into(),
+        ]);
+    }
+}
+
 /// SHOW LISTS.
 pub fn lists(console: &Console, rows: &mut Rows<'_>) {
     let bouncer = &console.bouncer;
@@ -147,15 +161,15 @@ pub fn lists(console: &Console, rows: &mut Rows<'_>) {
         ("users", databases::user_names(console).len()),
         ("peers", bouncer.config().peers.len()),
         ("pools", pools.len() + 1),
-        ("peer_pools", 0),
+        ("peer_pools", bouncer.peer_pools().len()),
         ("free_clients", 0),
         ("used_clients", sockets.max(logged_in)),
         ("login_clients", sockets.saturating_sub(logged_in)),
         ("free_servers", 0),
         ("used_servers", servers as usize),
-        ("dns_names", 0),
-        ("dns_zones", 0),
-        ("dns_queries", 0),
+        ("dns_names", bouncer.names.names().len()),
+        ("dns_zones", bouncer.names.zones().len()),
+        ("dns_queries", bouncer.names.lookups()),
         ("dns_pending", 0),
     ] {
         rows.put(&[list.into(), items.into()]);

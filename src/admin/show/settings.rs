@@ -1,4 +1,4 @@
-//! CONFIG, STATE, and the items that are empty here.
+//! CONFIG, STATE, DNS_HOSTS, DNS_ZONES, and MEM, which is empty here.
 
 use super::result::{Column, Columns, Rows, Type, columns};
 use crate::admin::console::Console;
@@ -51,12 +51,35 @@ pub const DNS_ZONES: Columns = &[&[
     },
 ]];
 
+/// SHOW DNS_HOSTS.
+pub fn dns_hosts(console: &Console, rows: &mut Rows<'_>) {
+    for known in console.bouncer.names.names() {
+        let addresses: Vec<String> = known.addresses.iter().map(ToString::to_string).collect();
+        rows.put(&[
+            known.name.as_str().into(),
+            known.ttl.as_secs().into(),
+            addresses.join(",").into(),
+        ]);
+    }
+}
+
+/// SHOW DNS_ZONES.
+pub fn dns_zones(console: &Console, rows: &mut Rows<'_>) {
+    for known in console.bouncer.names.zones() {
+        rows.put(&[
+            known.name.as_str().into(),
+            known.serial.into(),
+            known.names.into(),
+        ]);
+    }
+}
+
 /// SHOW CONFIG.
 pub fn config(console: &Console, rows: &mut Rows<'_>) {
     let config = console.bouncer.config();
     for setting in Pgbouncer::SETTINGS {
         let value = match setting.kind.is_secret() {
-            true => Some("***".into()),
+            true => (setting.get)(&config.pgbouncer).map(|_| "***".into()),
             false => (setting.get)(&config.pgbouncer),
         };
         // The file it came from is the one it will be read from again.

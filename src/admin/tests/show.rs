@@ -230,6 +230,9 @@ async fn an_automatic_database_is_shown_while_it_is_used() {
     let mut psql = scene.admin().await;
     psql.ask("reconnect auto").await;
     let shown = psql.ask("show databases").await.column("name");
+    assert!(shown.contains(&"auto".to_owned()));
+    scene.bouncer.sweep();
+    let shown = psql.ask("show databases").await.column("name");
     assert!(!shown.contains(&"auto".to_owned()));
     psql.ask("pause auto").await;
     let shown = psql.ask("show databases").await.column("name");

@@ -4,6 +4,7 @@ mod password;
 mod scram;
 
 use self::password::{ExpectMd5Answer, ExpectPassword, MatchVerifier};
+pub use self::password::{ask_password, read_password};
 use self::scram::{ExpectClientFinal, ExpectClientFirst, MakeVerifier};
 use super::authenticated::Authenticated;
 use super::credential::Credential;

@@ -17,8 +17,7 @@ pub(super) struct ExpectPassword(Claim);
 
 impl ExpectPassword {
     pub(super) fn start(claim: Claim) -> ClientStep {
-        let message = LoginMessage::request(message::CLEARTEXT, &[]);
-        ClientStep::send(message, State::Password(ExpectPassword(claim)))
+        ClientStep::send(ask_password(), State::Password(ExpectPassword(claim)))
     }
 
     pub(super) fn on_message(self, body: &[u8]) -> Result<ClientStep, Reason> {
@@ -131,7 +130,16 @@ impl ExpectMd5Answer {
     }
 }
 
-fn read_password(body: &[u8]) -> Result<Plaintext, Reason> {
+/// Asks for a password that somebody else checks.
+pub fn ask_password() -> LoginMessage {
+    LoginMessage::request(message::CLEARTEXT, &[])
+}
+
+/// The password in a client's answer.
+///
+/// # Errors
+/// There is none, or it is too long.
+pub fn read_password(body: &[u8]) -> Result<Plaintext, Reason> {
     let malformed = |what| Err(Reason::Password(Cause::Malformed(what)));
     match message::password(body) {
         None => malformed("malformed password message"),

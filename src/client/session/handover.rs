@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Session, State};
 use crate::client::worker::Worker;
 use crate::handover;
-use crate::net::{Channel, Host, Stream};
+use crate::net::{Channel, Stream};
 use crate::pool::{
     Bouncer, Calm, CancelKey, Client, ClientState, Database, Lease, NewClient, Pool, Told,
     ToldServer,
@@ -210,14 +210,12 @@ fn taken_server(
     taken: Taken,
 ) -> Result<Server, String> {
     let stream = Stream::take_over(socket).map_err(|error| error.to_string())?;
-    let target = bouncer.target(pool);
-    let host = target.hosts.first().cloned();
-    let host = host.unwrap_or_else(|| Host::Name(String::new()));
+    let target = bouncer.target(pool, 0);
     let mut server = Server::take_over(
         taken,
         stream,
         (bouncer.next_id(), pool.id, bouncer.clock.now()),
-        (host, target.port),
+        (target.host, target.port),
         (&bouncer.tracked, &bouncer.dictionary),
     )?;
     let own = std::mem::take(&mut server.parameters);

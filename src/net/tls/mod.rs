@@ -9,6 +9,7 @@
 mod certificate;
 mod cipher;
 mod client_side;
+mod directory;
 mod end_point;
 mod fault;
 mod files;

@@ -230,6 +230,40 @@ fn a_login_nobody_wants_any_more_makes_room_when_it_is_gone() {
 }
 
 #[test]
+fn one_login_probes_a_host_that_none_has_succeeded_at() {
+    let mut pool = pool(5);
+    pool.set_limits(Limits {
+        probes: true,
+        ..pool.limits()
+    });
+    for client in 1..=3 {
+        pool.enqueue(&client, 0, at(0));
+    }
+    assert_eq!(pool.logins_wanted(at(0)), 1);
+    pool.login_begun();
+    assert_eq!(pool.logins_wanted(at(0)), 0);
+    assert_eq!(pool.login_succeeded(7, 0, at(0)), Returned::Granted(1, 7));
+    assert_eq!(pool.logins_wanted(at(0)), 2);
+}
+
+#[test]
+fn the_login_of_a_clients_own_server_probes_a_host_for_all() {
+    let mut pool = pool(5);
+    pool.set_limits(Limits {
+        probes: true,
+        ..pool.limits()
+    });
+    pool.enqueue_apart(&1, at(0));
+    pool.enqueue(&2, 0, at(0));
+    assert_eq!(pool.next_login(at(0)), Some(Wanted::Own));
+    pool.own_login_begun();
+    assert_eq!(pool.next_login(at(0)), None);
+    assert!(pool.own_login_succeeded(&1));
+    pool.enqueue(&3, 0, at(0));
+    assert_eq!(pool.logins_wanted(at(0)), 2);
+}
+
+#[test]
 fn a_paused_pool_hands_out_nothing_and_keeps_nothing() {
     let mut pool = pool(2);
     open(&mut pool, 1);
