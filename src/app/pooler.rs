@@ -411,7 +411,7 @@ impl Sockets {
         for listener in self.tcp {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             // What is accepted inherits them from its first packet on.
-            options.apply(&listener);
+            options.apply_buffers(&listener);
             acceptors.push(Acceptor::Tcp(listener));
         }
         for listener in self.unix {

@@ -26,25 +26,35 @@ impl SocketOptions {
     /// Sets them, and TCP_NODELAY. A refused option is the system's business:
     /// the connection works without it.
     ///
-    /// To be set before the socket is connected or listened on: a window that
-    /// is made smaller later stalls the other side again and again.
+    /// To be set before the socket is connected: a window that is made smaller
+    /// later stalls the other side again and again.
     pub fn apply(&self, socket: &impl AsFd) {
-        let socket = SockRef::from(socket);
-        let mut refused = socket.set_tcp_nodelay(true).is_err();
+        let options = SockRef::from(socket);
+        let mut refused = options.set_tcp_nodelay(true).is_err();
         if self.keepalive {
-            refused |= socket.set_tcp_keepalive(&self.keepalive_times()).is_err();
+            refused |= options.set_tcp_keepalive(&self.keepalive_times()).is_err();
         }
         if !self.user_timeout.is_zero() {
-            refused |= socket
+            refused |= options
                 .set_tcp_user_timeout(Some(self.user_timeout))
                 .is_err();
         }
-        if self.buffer > 0 {
-            refused |= socket.set_send_buffer_size(self.buffer).is_err();
-            refused |= socket.set_recv_buffer_size(self.buffer).is_err();
-        }
         if refused {
             tracing::debug!("a socket option was refused");
+        }
+        self.apply_buffers(socket);
+    }
+
+    /// Sets the buffers alone, on a listening socket from which accepted ones
+    /// inherit them: later is too late for them, and the other options are
+    /// those of the moment a connection comes.
+    pub fn apply_buffers(&self, socket: &impl AsFd) {
+        if self.buffer > 0 {
+            let socket = SockRef::from(socket);
+            let sent = socket.set_send_buffer_size(self.buffer);
+            if sent.is_err() || socket.set_recv_buffer_size(self.buffer).is_err() {
+                tracing::debug!("the size of a socket's buffers was refused");
+            }
         }
     }
 
