@@ -325,10 +325,9 @@ fn changes_are_streamed_and_a_stream_can_be_ended() {
         .expect("pg_recvlogical runs");
     client.run("insert into changes values (7)");
     let output = stream.stdout.take().expect("it is piped");
-    let change = BufReader::new(output)
-        .lines()
-        .map_while(Result::ok)
-        .find(|line| line.contains("INSERT"));
+    // It writes on behind the change, and must not find a closed pipe.
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+    let change = lines.find(|line| line.contains("INSERT"));
     let change = change.unwrap_or_else(|| panic!("no change came\n{}", pooler.log()));
     assert_eq!(change, "table public.changes: INSERT: n[integer]:7");
     // It says CopyDone and waits for the server's.
@@ -340,6 +339,7 @@ fn changes_are_streamed_and_a_stream_can_be_ended() {
             .map_err(|e| e.to_string())?
             .ok_or("it runs".into())
     });
+    drop(lines);
     assert!(status.success(), "{status}\n{}", pooler.log());
     becomes("its server is closed", 0, || pool(&pooler, "sv_active"));
     assert_eq!(client.value("select n from changes"), "7");

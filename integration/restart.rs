@@ -358,7 +358,7 @@ fn an_old_process_that_serves_tls_clients_opens_no_minimum_of_servers() {
     pooler.wait_pool("sv_idle", 4);
     // It would open one with each sweep.
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(pooler.backends().len(), 4 + 1);
+    assert_eq!(pooler.backends().len(), 4 + 1, "{}", pooler.log());
     secure.leave();
     assert_eq!(ended(&mut old), Some(0));
 }

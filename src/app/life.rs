@@ -338,7 +338,8 @@ impl Life {
             queries.as_ref(),
         )
         .map_err(|error| format!("cannot start workers: {error}"))?;
-        self.control.spawn(sweep(self.bouncer.clone()));
+        self.control
+            .spawn(sweep(self.bouncer.clone(), pooler.taken_over()));
         let bouncer = self.bouncer.clone();
         self.control
             .spawn(async move { bouncer.check_zones().await });
@@ -538,7 +539,9 @@ async fn stop_signal(signals: &mut Signals) {
     ) {}
 }
 
-async fn sweep(bouncer: Arc<Bouncer>) {
+/// `begin` is waited for: pools that are not filled yet would be filled up.
+async fn sweep(bouncer: Arc<Bouncer>, begin: impl Future<Output = ()>) {
+    begin.await;
     let mut tick = tokio::time::interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -251,14 +251,20 @@ pub struct Pooler {
     threads: Vec<JoinHandle<()>>,
     bouncer: Arc<Bouncer>,
     file: Mutex<Option<SocketFile>>,
+    taking_over: watch::Receiver<()>,
 }
 
-/// While this lives, statements of another process are known by their numbers.
-struct TakingOver(Arc<Bouncer>);
+/// While this lives, statements of another process are known by their numbers,
+/// and not all of its servers are in their pools.
+struct TakingOver {
+    bouncer: Arc<Bouncer>,
+    /// Its end is what it tells.
+    _until: watch::Sender<()>,
+}
 
 impl Drop for TakingOver {
     fn drop(&mut self) {
-        self.0.dictionary.taken_over();
+        self.bouncer.dictionary.taken_over();
     }
 }
 
@@ -278,6 +284,7 @@ impl Pooler {
     ) -> std::io::Result<Pooler> {
         *bouncer.sockets() = listeners.copies()?;
         bouncer.tune_accept();
+        let (until, taken_over) = watch::channel(());
         let mut pooler = Pooler {
             stop: watch::Sender::new(false),
             local: watch::Sender::new(false),
@@ -285,8 +292,12 @@ impl Pooler {
             threads: Vec::new(),
             bouncer: bouncer.clone(),
             file: Mutex::new(listeners.file),
+            taking_over: taken_over,
         };
-        let taking_over = Arc::new(TakingOver(bouncer.clone()));
+        let taking_over = Arc::new(TakingOver {
+            bouncer: bouncer.clone(),
+            _until: until,
+        });
         let count = listeners.tcp.len();
         let mut clients = deal(inheritance.clients, count);
         let mut servers = deal(inheritance.servers, count);
@@ -313,6 +324,13 @@ impl Pooler {
             pooler.spawn(worker, sockets, taken)?;
         }
         Ok(pooler)
+    }
+
+    /// Resolves once everything that another process has handed over is in its
+    /// place; at once if there was nothing.
+    pub fn taken_over(&self) -> impl Future<Output = ()> + use<> {
+        let mut taking_over = self.taking_over.clone();
+        async move { while taking_over.changed().await.is_ok() {} }
     }
 
     /// Stops accepting from the network. The Unix socket stays until the end,

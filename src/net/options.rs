@@ -29,20 +29,20 @@ impl SocketOptions {
     /// To be set before the socket is connected: a window that is made smaller
     /// later stalls the other side again and again.
     pub fn apply(&self, socket: &impl AsFd) {
-        let socket = SockRef::from(socket);
-        let mut refused = socket.set_tcp_nodelay(true).is_err();
+        let options = SockRef::from(socket);
+        let mut refused = options.set_tcp_nodelay(true).is_err();
         if self.keepalive {
-            refused |= socket.set_tcp_keepalive(&self.keepalive_times()).is_err();
+            refused |= options.set_tcp_keepalive(&self.keepalive_times()).is_err();
         }
         if !self.user_timeout.is_zero() {
-            refused |= socket
+            refused |= options
                 .set_tcp_user_timeout(Some(self.user_timeout))
                 .is_err();
         }
         if refused {
             tracing::debug!("a socket option was refused");
         }
-        self.apply_buffers(&*socket);
+        self.apply_buffers(socket);
     }
 
     /// Sets the buffers alone, on a listening socket from which accepted ones

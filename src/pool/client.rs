@@ -407,6 +407,11 @@ impl Client {
         seat.wake();
     }
 
+    /// Hands it what it waits for; [`Client::wake`] is to follow.
+    pub(super) fn put_grant(&self, grant: Grant) {
+        self.seat().grant = Some(grant);
+    }
+
     /// Takes what it has been handed.
     pub fn take_grant(&self) -> Option<Grant> {
         self.seat().grant.take()

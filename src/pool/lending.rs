@@ -260,8 +260,7 @@ impl Pool {
         }
         server.record.set_state(ServerState::Idle);
         let home = server.home;
-        let returned = self.state().release(server, home, now);
-        self.settle(returned);
+        self.settle(|state| state.release(server, home, now));
         self.offer_place(home);
     }
 
@@ -571,8 +570,7 @@ impl Pool {
                     return self.close_counted(server, "connect string changed");
                 }
                 let now = bouncer.clock.now();
-                let returned = self.state().login_succeeded(server, home, now);
-                self.settle(returned);
+                self.settle(|state| state.login_succeeded(server, home, now));
                 self.launch(home);
             }
             Err(error) => {
@@ -773,16 +771,28 @@ impl Pool {
         server.record.set_state(ServerState::Idle);
         let home = server.home;
         let now = bouncer.clock.now();
-        let returned = self.state().test_ended(server, home, now);
-        self.settle(returned);
+        self.settle(|state| state.test_ended(server, home, now));
         self.offer_place(home);
     }
 
-    fn settle(self: &Arc<Self>, returned: Returned<Box<Server>, Arc<Client>>) {
-        match returned {
-            Returned::Granted(client, server) => client.grant(Grant::Server(server)),
+    /// Does with a server what the state says.
+    fn settle(
+        self: &Arc<Self>,
+        act: impl FnOnce(&mut State<Box<Server>, Arc<Client>>) -> Returned<Box<Server>, Arc<Client>>,
+    ) {
+        let mut state = self.state();
+        match act(&mut state) {
+            Returned::Granted(client, server) => {
+                // Still locked: a client that leaves just now finds it.
+                client.put_grant(Grant::Server(server));
+                drop(state);
+                client.wake();
+            }
             Returned::Kept => {}
-            Returned::Close(server) => self.close_counted(server, "too many servers in the pool"),
+            Returned::Close(server) => {
+                drop(state);
+                self.close_counted(server, "too many servers in the pool");
+            }
         }
     }
 
