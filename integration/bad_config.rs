@@ -310,7 +310,6 @@ fn ways_to_log_in_that_are_not_there_are_told_at_the_start() {
     }
     let folder = Folder::new("config");
     for (auth_type, told) in [
-        ("ldap", "auth_type: ldap is not supported"),
         ("pam", "auth_type: pam is not supported"),
         (
             "cert",
