@@ -274,11 +274,13 @@ fn program(pooler: &Pooler<'_>, name: &str) -> Command {
 
 #[test]
 fn a_base_backup_goes_through() {
+    // What other tests write would be copied, too.
+    let postgres = Postgres::dedicated();
     // The name by which libpq's programs ask, up to PostgreSQL 16.
     let pooler = transaction()
         .db("")
         .database("replication", "host=127.0.0.1 port=PORT dbname=DBNAME")
-        .start();
+        .start_on(&postgres);
     let target = pooler.folder.path().join("backup");
     let conninfo = format!(
         "host=127.0.0.1 port={} user=postgres dbname=db",
