@@ -440,10 +440,17 @@ impl Pool {
         if paused {
             self.close_idle(|_, _, _| Some("pause mode"));
         } else if let Some(bouncer) = self.bouncer.upgrade() {
-            let granted = self.state().grant_idle();
-            for (client, server) in granted {
-                client.grant(Grant::Server(server));
-            }
+            let mut state = self.state();
+            let granted = state.grant_idle().into_iter();
+            // Still locked, as in `settle`.
+            let clients: Vec<_> = granted
+                .map(|(client, server)| {
+                    client.put_grant(Grant::Server(server));
+                    client
+                })
+                .collect();
+            drop(state);
+            clients.iter().for_each(|client| client.wake());
             self.launch(bouncer.control_home());
         }
     }

@@ -158,10 +158,7 @@ impl Flow {
         let fault = ServerFault(header.tag);
         let status = body.first().copied().and_then(TransactionStatus::read);
         match header.tag {
-            backend::COMMAND_COMPLETE => {
-                let tracked = around.statement_limit() > 0;
-                self.on_tag(body, server, tracked);
-            }
+            backend::COMMAND_COMPLETE => self.on_tag(body, server, around),
             backend::ERROR_RESPONSE => {
                 self.outcome.error = Some(backend::sqlstate(body).unwrap_or(*b"XX000"));
                 if backend::is_outdated_plan(body) {
@@ -271,12 +268,12 @@ impl Flow {
         }
     }
 
-    fn on_tag(&mut self, body: &[u8], server: &mut Exchange, tracked: bool) {
+    fn on_tag(&mut self, body: &[u8], server: &mut Exchange, around: &impl Surroundings) {
         match server.note_tag(body) {
             Effect::Prepared(name, statement) => self.remember(&name, statement),
             Effect::Dropped(name) => self.forget(&name),
             Effect::AllDropped => self.statements = None,
-            Effect::Unknown if tracked => server.answers.taint(),
+            Effect::Unknown if around.statement_limit() > 0 => server.answers.taint(),
             Effect::Nothing | Effect::Unknown => {}
         }
         let rows = backend::tag_rows(body.strip_suffix(b"\0").unwrap_or(body));
