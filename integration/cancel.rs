@@ -4,7 +4,7 @@ use crate::harness::fault::{Fault, FaultProxy};
 use crate::harness::frontend::{cancel_request, extended, query};
 use crate::harness::pooler::Ini;
 use crate::harness::postgres::Postgres;
-use crate::harness::scripted::{ScriptedServer, Step, answer, welcome_with_key};
+use crate::harness::scripted::{ScriptedServer, Step, welcome_with_key};
 use crate::harness::wire::{Wire, cancel};
 use crate::harness::{Random, becomes, only_pgweir, together};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,17 +148,7 @@ fn servers_get_the_long_keys_they_gave() {
         return;
     }
     let key = [&[0, 0, 0, 77][..], &[9; 256]].concat();
-    let server = ScriptedServer::start(vec![
-        vec![
-            Step::Startup,
-            Step::Send(welcome_with_key(&key)),
-            Step::Expect(b'Q'),
-            Step::Pause,
-            Step::Send(answer(b"canceled")),
-            Step::Behave,
-        ],
-        vec![Step::Startup],
-    ]);
+    let server = ScriptedServer::cancelable(&key);
     let ini = Ini::transaction().pgweir("server_protocol", "3.2");
     let pooler = ini.server(server.address()).start();
     let mut client = pooler.client();

@@ -6,7 +6,7 @@ use crate::harness::frontend::{bind, execute, message, parse, query, sync};
 use crate::harness::pooler::{Ini, Pooler, Table};
 use crate::harness::postgres::{binary, client_program};
 use crate::harness::process;
-use crate::harness::scripted::{ScriptedServer, Step, answer, welcome_with_key};
+use crate::harness::scripted::ScriptedServer;
 use crate::harness::tls::{Certificates, Opening, Tunnel};
 use crate::harness::wire::{Login, Wire, cancel};
 use crate::harness::{becomes, eventually, only_pgweir};
@@ -176,17 +176,7 @@ fn long_cancel_keys_stay() {
         return;
     }
     let key = [&[0, 0, 0, 77][..], &[9; 256]].concat();
-    let server = ScriptedServer::start(vec![
-        vec![
-            Step::Startup,
-            Step::Send(welcome_with_key(&key)),
-            Step::Expect(b'Q'),
-            Step::Pause,
-            Step::Send(answer(b"canceled")),
-            Step::Behave,
-        ],
-        vec![Step::Startup],
-    ]);
+    let server = ScriptedServer::cancelable(&key);
     let mut pooler = Ini::transaction().server(server.address()).start();
     let client = pooler.login("alice").minor(2).at(pooler.address());
     let mut client = client.expect("protocol 3.2 is spoken");

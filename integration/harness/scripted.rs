@@ -55,6 +55,22 @@ struct Stage {
 }
 
 impl ScriptedServer {
+    /// One that gives this cancel key, answers its first query when it is told
+    /// to go on, and takes a cancel request meanwhile.
+    pub(crate) fn cancelable(key: &[u8]) -> Self {
+        Self::start(vec![
+            vec![
+                Step::Startup,
+                Step::Send(welcome_with_key(key)),
+                Step::Expect(b'Q'),
+                Step::Pause,
+                Step::Send(answer(b"canceled")),
+                Step::Behave,
+            ],
+            vec![Step::Startup],
+        ])
+    }
+
     pub(crate) fn start(scripts: Vec<Vec<Step>>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
