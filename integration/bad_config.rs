@@ -310,6 +310,11 @@ fn ways_to_log_in_that_are_not_there_are_told_at_the_start() {
     }
     let folder = Folder::new("config");
     for (auth_type, told) in [
+        ("ldap", "auth_type = ldap requires auth_ldap_options"),
+        (
+            "ldap\nauth_ldap_options = ldapserver=h ldapprefx=cn=",
+            "auth_ldap_options: invalid LDAP option: \"ldapprefx\"",
+        ),
         ("pam", "auth_type: pam is not supported"),
         (
             "cert",

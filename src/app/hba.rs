@@ -5,19 +5,27 @@ use std::io;
 use std::path::Path;
 
 use crate::auth::hba::{IdentMaps, Notice, Rules};
+use crate::auth::ldap::Ldap;
 use crate::config::{AuthType, Config};
 
-/// Values of `auth_type` that would promise what is not there.
+/// Values of `auth_type` that would promise what is not there, or would let
+/// nobody in.
 pub(super) fn refuse_unsupported(config: &Config) -> Result<(), String> {
     let settings = &config.pgbouncer;
-    match settings.auth_type {
-        AuthType::Pam => Err(format!(
-            "{}: auth_type: {} is not supported; supported: trust, plain, md5, scram-sha-256, cert, hba, ldap, any",
-            config.path.display(),
-            settings.auth_type.as_str()
-        )),
-        _ => Ok(()),
-    }
+    let wrong = match (settings.auth_type, &settings.auth_ldap_options) {
+        (AuthType::Pam, _) => "auth_type: pam is not supported; supported: trust, plain, md5, \
+            scram-sha-256, cert, hba, ldap, any"
+            .to_owned(),
+        (AuthType::Ldap, None) => "auth_type = ldap requires auth_ldap_options, such as \
+            ldapserver=ldap.example.net ldapprefix=\"uid=\" ldapsuffix=\",ou=people,dc=example,dc=net\""
+            .to_owned(),
+        (AuthType::Ldap, Some(options)) => match Ldap::parse(&options.0) {
+            Ok(_) => return Ok(()),
+            Err(fault) => format!("auth_ldap_options: {fault}"),
+        },
+        _ => return Ok(()),
+    };
+    Err(format!("{}: {wrong}", config.path.display()))
 }
 
 /// Reads the rules with their ident maps, if `auth_type` asks for them. What
