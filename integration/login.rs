@@ -515,6 +515,22 @@ fn clients_of_a_user_are_limited() {
 }
 
 #[test]
+fn who_comes_back_at_once_has_a_place() {
+    let pooler = Ini::transaction()
+        .pgweir("workers", 2)
+        .user("alice", "max_user_client_connections=1")
+        .set("max_db_client_connections", 1)
+        .start();
+    for _ in 0..100 {
+        let mut client = pooler.client();
+        client.send(frontend::terminate());
+        drop(client);
+        // Another thread may see it first.
+        pooler.console_of("stats").send(frontend::terminate());
+    }
+}
+
+#[test]
 fn a_silent_client_is_closed_after_client_login_timeout() {
     let pooler = Ini::transaction().set("client_login_timeout", 1).start();
     let mut wire = Wire::connect(pooler.address());

@@ -1,6 +1,7 @@
 //! From the first byte of a connection to its greeting.
 
 mod encryption;
+mod places;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
 use tokio::sync::Semaphore;
 
+pub use self::places::Places;
 use super::cancel;
 use super::directory::Directories;
 use super::lookups::Lookups;
@@ -26,7 +28,7 @@ use crate::net::{Address, Channel, Stream};
 use crate::pool::state::{Checkout, LoginFailure};
 use crate::pool::{
     Bouncer, CONSOLE, CancelKey, Client, Database, Grant, KEY_REST, Lease, MAX_DATABASE_NAME,
-    NewClient, Place, Pool, User, Welcome,
+    NewClient, Pool, Welcome,
 };
 use crate::server::OwnStartup;
 use crate::stats::Micros;
@@ -49,9 +51,6 @@ const SSL_REQUEST: &str = "SSL request";
 /// Bytes of a greeting beside ParameterStatus messages and the proof of SCRAM,
 /// unless there is a notice.
 const BESIDE_STATUSES: usize = 64;
-
-/// PgBouncer's words for `max_db_client_connections`.
-const DATABASE_FULL: &str = "client connections exceeded (max_db_client_connections)";
 
 /// How passwords are exchanged, for all logins.
 #[derive(Debug)]
@@ -142,10 +141,7 @@ impl Registration {
         Registration {
             client: client.clone(),
             bouncer: bouncer.clone(),
-            _places: Places {
-                _database: Place::take(&client.database, 0),
-                _user: Place::take(&client.user, 0),
-            },
+            _places: Places::beyond_limits(&client),
             _socket: socket,
         }
     }
@@ -175,13 +171,6 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.bouncer.clients.remove(&self.client.key);
     }
-}
-
-/// Places in `max_db_client_connections` and `max_user_client_connections`.
-#[derive(Debug, Default)]
-pub struct Places {
-    _database: Option<Place<Database>>,
-    _user: Option<Place<User>>,
 }
 
 /// Why a login ends without a session.
@@ -383,9 +372,12 @@ impl Login {
         }
         // Nobody who has not passed makes an entry out of `*`.
         let database = bouncer.known_database(&identity.database);
-        let mut places = self.take_places(database.as_ref(), &identity.user, false)?;
+        let mut places = self
+            .take_places(database.as_ref(), &identity.user, false)
+            .await?;
         let credential = self.find_user(&mut identity, database.as_deref()).await?;
-        self.take_user_place(&mut places, &identity.user, false)?;
+        self.take_user_place(&mut places, &identity.user, false)
+            .await?;
         self.log_attempt(&identity);
         let demand = self.demand(&identity)?;
         if demand.means == Means::Exchange(Method::Any) {
@@ -395,15 +387,13 @@ impl Login {
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
         // It may be known only now.
-        self.take_user_place(&mut places, &identity.user, false)?;
+        self.take_user_place(&mut places, &identity.user, false)
+            .await?;
         let database = bouncer
             .database(&identity.database)
             .ok_or_else(|| no_such_database(&identity.database))?;
-        if places._database.is_none() {
-            let limit = bouncer.max_db_client_connections(&database);
-            let place = Place::take(&database, limit);
-            places._database = Some(place.ok_or(DATABASE_FULL)?);
-        }
+        self.take_database_place(&mut places, &database, false)
+            .await?;
         if database.is_disabled() {
             return Err(Refusal::Fatal(format!(
                 "database \"{}\" is disabled",
@@ -527,47 +517,6 @@ impl Login {
         }
     }
 
-    /// Counts the client, also one that is exempt from limits.
-    fn take_places(
-        &self,
-        database: Option<&Arc<Database>>,
-        user: &str,
-        exempt: bool,
-    ) -> Result<Places, Refusal> {
-        let bouncer = &self.worker.bouncer;
-        let mut places = Places::default();
-        if let Some(database) = database {
-            let limit = bouncer.max_db_client_connections(database);
-            places._database = Place::take(database, if exempt { 0 } else { limit });
-            if places._database.is_none() {
-                return Err(DATABASE_FULL.into());
-            }
-        }
-        self.take_user_place(&mut places, user, exempt)?;
-        Ok(places)
-    }
-
-    /// Counts the user, if it is known and not counted yet.
-    fn take_user_place(
-        &self,
-        places: &mut Places,
-        user: &str,
-        exempt: bool,
-    ) -> Result<(), Refusal> {
-        let bouncer = &self.worker.bouncer;
-        let counted = places._user.as_ref();
-        if counted.is_none_or(|place| place.of().name != user)
-            && let Some(user) = bouncer.known_user(user)
-        {
-            let limit = bouncer.max_user_client_connections(&user);
-            places._user = Place::take(&user, if exempt { 0 } else { limit });
-            if places._user.is_none() {
-                return Err("client connections exceeded (max_user_client_connections)".into());
-            }
-        }
-        Ok(())
-    }
-
     /// The credential of the user, from `auth_file` or by `auth_query`, which
     /// may give it another name. None if nobody knows it.
     async fn find_user(
@@ -654,7 +603,9 @@ impl Login {
         let listed = |list, user: &str| crate::config::in_list(list, user);
         let exempt = listed(&settings.admin_users, &identity.user);
         let console = self.worker.bouncer.console.clone();
-        let mut places = self.take_places(Some(&console), &identity.user, exempt)?;
+        let mut places = self
+            .take_places(Some(&console), &identity.user, exempt)
+            .await?;
         let own = rustix::process::geteuid().as_raw();
         let peer = self.channel.stream.peer_uid();
         if let Some(uid) = peer
@@ -671,14 +622,16 @@ impl Login {
         }
         let credential = self.find_user(&mut identity, None).await?;
         let admin = listed(&settings.admin_users, &identity.user);
-        self.take_user_place(&mut places, &identity.user, admin)?;
+        self.take_user_place(&mut places, &identity.user, admin)
+            .await?;
         self.log_attempt(&identity);
         let demand = self.demand(&identity)?;
         let anybody = demand.means == Means::Exchange(Method::Any);
         let (_, greeting) = self
             .prove(demand, &identity.user, credential.as_ref())
             .await?;
-        self.take_user_place(&mut places, &identity.user, admin)?;
+        self.take_user_place(&mut places, &identity.user, admin)
+            .await?;
         if !admin && !anybody && !listed(&settings.stats_users, &identity.user) {
             return Err("not allowed".into());
         }
