@@ -222,6 +222,48 @@ fn an_automatic_database_is_forgotten_when_nobody_uses_it() {
 }
 
 #[test]
+fn a_pool_is_forgotten_when_it_has_been_empty_for_pool_idle_timeout() {
+    let pooler = Ini::transaction()
+        .set("pool_idle_timeout", 1)
+        .set("server_idle_timeout", 1)
+        .start();
+    let has_pool = || {
+        let shown = pooler.console("SHOW POOLS");
+        shown.column("database").contains(&"db".to_owned())
+    };
+    let mut client = pooler.client();
+    client.run("select 1");
+    becomes("its server has gone", 0, || pooler.backends().len());
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(has_pool(), "it has a client");
+    assert_eq!(client.value("select 'served'"), "served");
+    client.leave();
+    pooler.wait_log("cleaning up idle pool for user alice on db db");
+    assert!(!has_pool());
+    assert_eq!(
+        pooler.client().value("select 'served again'"),
+        "served again"
+    );
+}
+
+#[test]
+fn a_pool_that_is_to_be_kept_full_is_not_forgotten() {
+    let pooler = Ini::transaction()
+        .database(
+            "nowhere",
+            "host=127.0.0.1 port=1 min_pool_size=1 user=alice",
+        )
+        .set("pool_idle_timeout", 1)
+        .start();
+    becomes("it is made", true, || {
+        let shown = pooler.console("SHOW POOLS");
+        shown.column("database").contains(&"nowhere".to_owned())
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!pooler.log().contains("cleaning up idle pool"));
+}
+
+#[test]
 fn a_client_that_waits_is_notified() {
     let pooler = Ini::transaction()
         .one_server()

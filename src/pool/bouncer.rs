@@ -257,6 +257,33 @@ impl Bouncer {
         }
     }
 
+    /// `pool_idle_timeout`: forgets the pools that have had neither clients
+    /// nor servers for longer, with their statistics.
+    pub(super) fn forget_idle_pools(&self, now: Micros) {
+        let limit = self.config().pgbouncer.pool_idle_timeout;
+        if limit.is_zero() {
+            return;
+        }
+        let mut all = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|pool| {
+            let key = (pool.database.name.clone(), pool.user.name.clone());
+            // Who uses a pool holds it, and who wants it gets it from one of
+            // the two tables, which both are locked here.
+            let is_idle = |_: &PoolKey, it: &Arc<Pool>| {
+                let is_used = Arc::strong_count(it) > 2 || it.numbers().0.total() > 0;
+                !self.is_kept_full(it) && it.is_idle(is_used, limit, now)
+            };
+            self.by_key.remove_if(&key, is_idle).is_none()
+        });
+    }
+
+    /// Whether the pool would be made again at once, for its
+    /// `min_pool_size`.
+    fn is_kept_full(&self, pool: &Pool) -> bool {
+        let is_forced = pool.database.settings.load().user.is_some();
+        is_forced && self.limits(&pool.database, &pool.user).min_pool_size > 0
+    }
+
     /// When there are many, forgets the entries made from `*` in which no
     /// server has ever logged in and for which nobody waits.
     pub fn forget_unproven(&self) {

@@ -72,6 +72,8 @@ pub struct Pool {
     /// Raised by every [`Pool::mark_servers`].
     generation: AtomicU64,
     last_expiry: AtomicU64,
+    /// When a sweep last found it used, or when it was made.
+    pub(super) last_used: AtomicU64,
     /// Counts the hosts left for the next one with `load_balance_hosts =
     /// disable`.
     turn: AtomicUsize,
@@ -103,6 +105,7 @@ impl Pool {
             removed: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             last_expiry: AtomicU64::new(0),
+            last_used: AtomicU64::new(bouncer.clock.now().0),
             turn: AtomicUsize::new(0),
             bouncer: Arc::downgrade(bouncer),
         });

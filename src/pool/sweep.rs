@@ -1,6 +1,7 @@
 //! Maintenance, three times a second: what has lasted too long is ended.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::lending::OBSOLETE;
@@ -84,6 +85,7 @@ impl Bouncer {
             self.sweep_pool(&pool, now);
         }
         self.forget_idle_autodbs(now);
+        self.forget_idle_pools(now);
         self.dictionary.sweep();
         self.parameter_sets.sweep();
     }
@@ -207,6 +209,28 @@ impl Bouncer {
             record.mark();
             pool.set_last_expiry(now);
         }
+    }
+}
+
+impl Pool {
+    /// Whether it is unused and has been for longer than `limit`, as far as
+    /// earlier calls know.
+    pub(super) fn is_idle(&self, is_used: bool, limit: Duration, now: Micros) -> bool {
+        if is_used {
+            self.last_used.store(now.0, Ordering::Relaxed);
+            return false;
+        }
+        let last_used = Micros(self.last_used.load(Ordering::Relaxed));
+        let is_idle = now.exceeds(last_used, limit);
+        if is_idle {
+            tracing::info!(
+                "cleaning up idle pool for user {} on db {} because: pool idle timeout (age={}s)",
+                self.user.name,
+                self.database.name,
+                now.since(last_used) / 1_000_000
+            );
+        }
+        is_idle
     }
 }
 
