@@ -400,6 +400,7 @@ fn a_cancel_that_was_given_up_hits_no_later_query() {
     };
     proxy.spoil(slow, Fault::default());
     cancel(pooler.address(), &client.key);
+    pooler.wait_log("closing because: cancel_wait_timeout");
     proxy.spoil(Fault::default(), Fault::default());
     holder.run("select pg_advisory_unlock(1)");
     assert_eq!(client.reply().value(), "");

@@ -8,6 +8,8 @@ use crate::harness::postgres::Postgres;
 use crate::harness::wire::{Lost, Wire};
 use crate::harness::{becomes, eventually};
 use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Ends a backend from outside.
@@ -278,6 +280,45 @@ fn a_server_that_never_answers_a_login_is_given_up() {
         proxy.freeze(false);
         assert_eq!(client.join().expect("it is served"), "served");
     });
+}
+
+#[test]
+fn a_server_that_cannot_even_be_connected_to_is_told_apart() {
+    let hole = Hole::dig();
+    let ini = Ini::transaction()
+        .set("server_connect_timeout", 1)
+        .set("query_wait_timeout", 3)
+        .server(hole.address);
+    let pooler = ini.start();
+    pooler.login("alice").refused_at(pooler.address());
+    pooler.wait_log("closing because: connect failed");
+}
+
+/// An address that answers nothing to who connects: nobody takes those who
+/// wait there already, and there is no room for more.
+struct Hole {
+    address: SocketAddr,
+    _listener: Socket,
+    _waiting: Vec<TcpStream>,
+}
+
+impl Hole {
+    fn dig() -> Hole {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&any.into()).expect("a port");
+        listener.listen(0).expect("a queue");
+        let address = listener.local_addr().expect("bound").as_socket();
+        let address = address.expect("an IP address");
+        let soon = Duration::from_millis(200);
+        let connected = || TcpStream::connect_timeout(&address, soon).ok();
+        let waiting = std::iter::from_fn(connected).take(100).collect();
+        Hole {
+            address,
+            _listener: listener,
+            _waiting: waiting,
+        }
+    }
 }
 
 #[test]

@@ -62,8 +62,10 @@ pub async fn carry_out(bouncer: &Bouncer, key: &[u8]) {
     if client.server() != linked {
         return tracing::info!("not sending cancel request for client that is now idle");
     }
-    if let Err(error) = cancel.send(&bouncer.names, limit(bouncer)).await {
-        tracing::warn!("cancel request failed: {error}");
+    match cancel.send(&bouncer.names, limit(bouncer)).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::TimedOut => log_timeout(),
+        Err(error) => tracing::warn!("cancel request failed: {error}"),
     }
 }
 
@@ -166,8 +168,12 @@ async fn forward(bouncer: &Bouncer, id: u32, key: &[u8]) {
         Ok(Err(error)) => {
             tracing::warn!("cancel request could not be passed on to peer {id}: {error}");
         }
-        Err(_) => tracing::info!("closing because: cancel_wait_timeout"),
+        Err(_) => log_timeout(),
     }
+}
+
+fn log_timeout() {
+    tracing::info!("closing because: cancel_wait_timeout");
 }
 
 fn limit(bouncer: &Bouncer) -> Duration {

@@ -652,22 +652,15 @@ impl Pool {
         target: &Target,
         home: usize,
     ) -> Result<(Box<Server>, Welcome), LoginError> {
-        let limit = bouncer.config().pgbouncer.server_connect_timeout;
-        let attempt = server::login(
+        let logged_in = server::login(
             target,
             &bouncer.names,
             &bouncer.tracked,
-            self.id,
-            bouncer.next_id(),
+            (self.id, bouncer.next_id()),
             &bouncer.clock,
-        );
-        let logged_in = match limit.is_zero() {
-            true => attempt.await,
-            false => match tokio::time::timeout(limit, attempt).await {
-                Ok(attempt) => attempt,
-                Err(_) => Err(LoginError::Timeout),
-            },
-        }?;
+            bouncer.config().pgbouncer.server_connect_timeout,
+        )
+        .await?;
         let mut server = Box::new(logged_in.server);
         server.home = home;
         let parameters = std::mem::take(&mut server.parameters);

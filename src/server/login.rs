@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pgwire::messages::Message as _;
 use pgwire::messages::startup::Startup;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Exchange, Parameters, Record, Server, Tracked};
 use crate::auth::{self, Credential, Refusal, ServerExchange, ServerStep};
@@ -25,6 +26,9 @@ const MAX_LOGIN_MESSAGE: usize = 64 * 1024;
 
 /// The most ParameterStatus messages taken during a login.
 const MAX_PARAMETERS: usize = 200;
+
+/// What stands for a limit of zero, which is none: every wait has an end.
+const NO_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long `connect_query` may take.
 const CONNECT_QUERY_LIMIT: Duration = Duration::from_secs(60);
@@ -233,30 +237,51 @@ impl fmt::Display for LoginError {
     }
 }
 
-/// Connects and logs in. The caller sets the deadline; a dropped login is a
-/// closed connection.
+/// Connects and logs in, all within `limit`; zero is no limit. A dropped login
+/// is a closed connection.
 ///
 /// # Errors
-/// See [`LoginError`].
+/// See [`LoginError`]. Where not even a connection came about in time, as with
+/// a host that answers nothing, it is its `Connect`.
 pub async fn login(
     target: &Target,
     names: &Arc<Names>,
     tracked: &Arc<Tracked>,
-    pool: u64,
-    id: u64,
+    (pool, id): (u64, u64),
     clock: &Clock,
+    limit: Duration,
 ) -> Result<LoggedIn, LoginError> {
+    let deadline = match limit.is_zero() {
+        true => Instant::now() + NO_LIMIT,
+        false => Instant::now() + limit,
+    };
     let connected_at = clock.now();
-    let stream = net::connect(&target.host, target.port, names, &target.options)
-        .await
-        .map_err(|error| match error {
-            ConnectError::Lookup(error) => LoginError::Lookup(error),
-            ConnectError::Socket(error) => LoginError::Connect(error),
-        })?;
+    let connecting = net::connect(&target.host, target.port, names, &target.options);
+    let stream = match timeout_at(deadline, connecting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(ConnectError::Lookup(error))) => return Err(LoginError::Lookup(error)),
+        Ok(Err(ConnectError::Socket(error))) => return Err(LoginError::Connect(error)),
+        Err(_) => return Err(LoginError::Connect(io::ErrorKind::TimedOut.into())),
+    };
     let mut channel = Channel::new(stream);
-    encrypt(&mut channel, target).await?;
-    let place = (target.host.clone(), target.port);
-    let mut record = Record::new(id, pool, place, &channel.stream, connected_at);
+    let entering = async {
+        encrypt(&mut channel, target).await?;
+        let place = (target.host.clone(), target.port);
+        let record = Record::new(id, pool, place, &channel.stream, connected_at);
+        enter(channel, record, target, tracked).await
+    };
+    timeout_at(deadline, entering)
+        .await
+        .unwrap_or(Err(LoginError::Timeout))
+}
+
+/// Logs in on a connection that is encrypted as far as it will be.
+async fn enter(
+    mut channel: Channel,
+    mut record: Record,
+    target: &Target,
+    tracked: &Arc<Tracked>,
+) -> Result<LoggedIn, LoginError> {
     record.replication = target
         .own
         .as_ref()
