@@ -652,3 +652,18 @@ fn small_socket_buffers_do_not_stall() {
     let taken = begun.elapsed();
     assert!(taken < Duration::from_secs(60), "{taken:?}");
 }
+
+#[test]
+fn too_small_a_limit_of_open_files_is_warned_of() {
+    let pooler = Ini::transaction()
+        .set("max_client_conn", 2_000_000_000)
+        .set("default_pool_size", 7)
+        .start();
+    let log = pooler.log();
+    assert!(log.contains(" LOG kernel file descriptor limit: "), "{log}");
+    let expected = "max_client_conn: 2000000000, max expected fd use: 20000000";
+    assert!(log.contains(expected), "{log}");
+    assert!(log.contains("too few for 2000000000 clients; remedy: raise the"));
+    let pooler = Ini::transaction().set("max_client_conn", 10).start();
+    assert!(!pooler.log().contains("too few"));
+}

@@ -26,7 +26,7 @@ use crate::http::{PoolerCollector, ProcessCollector, ProgramCollector};
 use crate::net::tls::{Tls, TlsFault};
 use crate::pool::{Bouncer, SWEEP_INTERVAL};
 use crate::prepare;
-use crate::process::{self, LogQueue, PidFile, Signal, Signals};
+use crate::process::{self, LogQueue, PidFile, Signal, Signals, log_limit};
 
 /// How long `pgweir run` lets clients finish their transactions when it is
 /// told to stop. PgBouncer, and pgweir called as PgBouncer, wait for ever.
@@ -312,6 +312,10 @@ impl Life {
         {
             return Ok(());
         }
+        log_limit(
+            config.pgbouncer.max_client_conn,
+            self.bouncer.descriptors_expected(),
+        );
         let balancer = self.bind_balancer(config)?;
         let listeners = match inherited {
             Some(listeners) => listeners,

@@ -114,7 +114,7 @@ section! {
         peer_id: i32 = "0", Kind::Int { min: 0, max: 16383 }, reload, Pgbouncer;
         /// File that holds the process id; needed to run as a daemon.
         pidfile: String = "", Kind::File, start, Pgbouncer;
-        /// Buffer size in bytes; longer messages are streamed.
+        /// Without effect: a buffer is as large as what is in it; long messages are streamed.
         pkt_buf: i32 = "4096", Kind::Int { min: 1, max: i32::MAX as i64 }, start, Pgbouncer;
         /// How long a server stays with a client.
         pool_mode: PoolMode = "session", Kind::Word(PoolMode::WORDS), reload, Pgbouncer;
@@ -132,7 +132,7 @@ section! {
         reserve_pool_timeout: Duration = "5", Kind::Time, reload, Pgbouncer;
         /// A resolv.conf whose name servers are asked for the addresses of hosts, after the system's table of hosts; empty: the system's resolver is.
         resolv_conf: String = "", Kind::File, start, Pgbouncer;
-        /// Buffer fills served on one connection before the others get a turn; 0 has no limit.
+        /// Without effect: the runtime gives every connection its turn.
         sbuf_loopcnt: i32 = "5", Kind::INT, reload, Pgbouncer;
         /// Iterations of SCRAM secrets made from plain passwords.
         scram_iterations: i32 = "4096", Kind::Int { min: 1, max: i32::MAX as i64 }, reload, Pgbouncer;

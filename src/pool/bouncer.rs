@@ -452,6 +452,22 @@ impl Bouncer {
         }
     }
 
+    /// How many descriptors clients and servers may come to use: by
+    /// PgBouncer's sum each database has a full pool for every known user, or
+    /// one for its forced user.
+    pub fn descriptors_expected(&self) -> u64 {
+        const SPARE: u64 = 10;
+        let config = self.config();
+        let global = &config.pgbouncer;
+        let users = u64::try_from(self.users.len()).unwrap_or(u64::MAX);
+        let of_pools = config.databases.values().map(|it| {
+            let size = it.pool_size.unwrap_or(count(global.default_pool_size));
+            u64::from(size).saturating_mul(it.user.as_ref().map_or(users, |_| 1))
+        });
+        let of_clients = u64::from(count(global.max_client_conn)) + SPARE;
+        of_pools.fold(of_clients, u64::saturating_add)
+    }
+
     /// `max_db_connections` in force; 0 is none.
     pub fn max_db_connections(&self, database: &Database) -> u32 {
         let own = database.settings.load().max_db_connections;

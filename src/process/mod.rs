@@ -2,6 +2,7 @@
 //! its signals, its service manager, the process before it, the way of its lines
 //! to the log.
 
+mod descriptors;
 mod identity;
 mod log_queue;
 mod log_targets;
@@ -10,6 +11,7 @@ mod service_manager;
 mod signals;
 mod takeover;
 
+pub use descriptors::log_limit;
 pub use identity::{IdentityError, daemonise, is_root, switch_user};
 pub use log_queue::{LogQueue, LogWriter};
 pub use log_targets::{Destination, LogTarget};
