@@ -600,3 +600,30 @@ fn many_clients_thrash_a_small_cache_and_get_their_own_rows() {
     });
     becomes("all is idle", 0, || pooler.pool("sv_active"));
 }
+
+#[test]
+fn a_failed_commit_does_not_hide_what_became_of_statements() {
+    let Some(pooler) = pooler_of(1) else { return };
+    let (mut client, mut other) = (pooler.client(), pooler.client());
+    client.run("create table once (id int unique deferrable initially deferred)");
+    other.send([parse("held", "select 'held'"), sync()].concat());
+    other.reply().succeeded();
+    let twice = "insert into once values (1), (1)";
+    let batch = [parse("", twice), run_prepared("", &[])].concat();
+    let behind = |text: &str| [batch.clone(), query(text)].concat();
+    for request in [
+        behind("prepare p as select 1"),
+        behind("deallocate all"),
+        query(&format!("{twice}; prepare p as select 1")),
+        query(&format!("{twice}; deallocate all")),
+    ] {
+        client.send(request);
+        assert_eq!(client.reply().code(), "23505");
+        other.send([run_prepared("held", &[]), sync()].concat());
+        assert_eq!(other.reply().value(), "held");
+        client.run("prepare p as select 'mine'");
+        assert_eq!(client.value("execute p"), "mine");
+        client.run("deallocate p");
+        assert!(!on_server(&mut other).is_empty());
+    }
+}

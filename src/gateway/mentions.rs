@@ -46,8 +46,7 @@ pub struct Mentions<'a> {
 /// Whether anything is to be found in a text. Of an ordinary statement only
 /// the first word is read.
 pub fn mentions_statements(text: &[u8]) -> bool {
-    let act = |mention: Mention| mention.act != Act::DeallocateAll;
-    Mentions::new(text).any(act)
+    Mentions::new(text).next().is_some()
 }
 
 /// The name that a token stands for, folded as PostgreSQL folds it; none for
@@ -74,6 +73,11 @@ pub fn folded(name: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 impl<'a> Mentions<'a> {
+    /// Whether no statement is in the rest of a text, behind one.
+    pub fn is_over(rest: &[u8]) -> bool {
+        Lexer::new(rest).all(|token| token.kind == Kind::Semicolon)
+    }
+
     /// Those of this text.
     pub fn new(text: &'a [u8]) -> Mentions<'a> {
         let mut lexer = Lexer::new(text);
@@ -298,7 +302,7 @@ mod tests {
             assert_eq!(found(text), [], "{text}");
             assert!(!mentions_statements(text.as_bytes()), "{text}");
         }
-        assert!(!mentions_statements(b"deallocate all"));
+        assert!(mentions_statements(b"deallocate all"));
     }
 
     #[test]

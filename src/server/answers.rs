@@ -150,11 +150,12 @@ pub struct Answers {
     /// them: so many ReadyForQuery may come or not.
     pub(super) doubt: u32,
     pub(super) tainted: bool,
+    pub(super) condemned: bool,
 }
 
 impl Answers {
-    /// Nothing owed, nothing half done, no transaction: the one condition
-    /// under which another client may get this server.
+    /// Nothing owed, nothing half done, no transaction: the client does not
+    /// need this server any more.
     pub fn is_settled(&self) -> bool {
         self.queue.is_empty()
             && self.status == TransactionStatus::Idle
@@ -363,10 +364,15 @@ impl Answers {
         )
     }
 
-    /// What the server makes of a request cannot be told any more: no other
-    /// client may get it.
-    pub fn taint(&mut self) {
-        self.tainted = true;
+    /// What the server has made of prepared statements cannot be told any
+    /// more: when it is settled it is closed.
+    pub fn condemn(&mut self) {
+        self.condemned = true;
+    }
+
+    /// It is not for another client, though it may be settled.
+    pub fn is_condemned(&self) -> bool {
+        self.condemned
     }
 
     /// Adds a request other than Sync and the ends of copies.
@@ -492,6 +498,7 @@ impl Answers {
             // An error nobody asked for announces the end of the connection.
             None => self.tainted = true,
             Some(Owed::Internal) => step.internal_failed = true,
+            Some(Owed::Query(_, Some(script))) => self.condemned |= script.hides_last(),
             Some(Owed::Query(..) | Owed::FunctionCall | Owed::Sync | Owed::OwnSync { .. }) => {}
             front => {
                 if let Some(Owed::Execute(meter, _)) = front {

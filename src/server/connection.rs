@@ -81,7 +81,7 @@ impl Exchange {
         if tag == backend::COMMAND_COMPLETE {
             // Nobody is left who could say whether names are tracked.
             if matches!(self.note_tag(body), Effect::Unknown) {
-                self.answers.taint();
+                self.answers.condemn();
             }
         }
         let status = body.first().copied().and_then(TransactionStatus::read);
@@ -127,9 +127,11 @@ impl Server {
     /// Whether another client may get it: the only place that says so.
     ///
     /// Nothing owed and no transaction, no partial message either way, no
-    /// cancel request in flight, and not opened for one client alone.
+    /// statements that nobody knows of, no cancel request in flight, and not
+    /// opened for one client alone.
     pub fn is_reusable(&self) -> bool {
         self.is_clean()
+            && !self.exchange.answers.is_condemned()
             && !self.record.is_being_canceled()
             && self.record.replication == Replication::No
     }

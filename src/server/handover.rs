@@ -142,7 +142,7 @@ impl Exchange {
             skipping: answers.skipping,
             unsynced: answers.unsynced,
             doubt: answers.doubt,
-            tainted: answers.tainted,
+            tainted: answers.tainted || answers.condemned,
             foreign: self.foreign.as_ref().map(Foreign::is_unsynced),
         })
     }
@@ -168,6 +168,7 @@ impl Exchange {
             unsynced: told.unsynced,
             doubt: told.doubt,
             tainted: told.tainted,
+            condemned: false,
         };
         Ok(Exchange {
             answers,

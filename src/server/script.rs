@@ -22,6 +22,10 @@ pub struct Script {
     /// How many statements the server has to be given that only stand for a
     /// name: to be deallocated, or to be in the way of a PREPARE.
     pub stand_ins: usize,
+    /// A Query with it commits more than its last statement, which is a
+    /// PREPARE or DEALLOCATE: that may be run and have no tag, if the commit
+    /// fails.
+    pub commits_last: bool,
 }
 
 /// What a statement has done once its tag says that it is done.
@@ -56,6 +60,12 @@ pub struct Rename {
 }
 
 impl Script {
+    /// Whether an error may hide what the last statement has done.
+    pub fn hides_last(&self) -> bool {
+        // More effects are of statements before it, which have failed then.
+        self.commits_last && self.effects.len() <= 1
+    }
+
     /// The body of an ErrorResponse about the text as the client would have
     /// got it for its own, as a whole message.
     pub fn reword(&self, body: &[u8]) -> Vec<u8> {

@@ -273,7 +273,7 @@ impl Flow {
             Effect::Prepared(name, statement) => self.remember(&name, statement),
             Effect::Dropped(name) => self.forget(&name),
             Effect::AllDropped => self.statements = None,
-            Effect::Unknown if around.statement_limit() > 0 => server.answers.taint(),
+            Effect::Unknown if around.statement_limit() > 0 => server.answers.condemn(),
             Effect::Nothing | Effect::Unknown => {}
         }
         let rows = backend::tag_rows(body.strip_suffix(b"\0").unwrap_or(body));

@@ -105,8 +105,10 @@ impl Flow {
             return Ok(Fate::Hold);
         }
         let names = self.statements.as_deref();
+        let ends_a_batch = step.answers().is_unsynced();
+        let dictionary = step.around.dictionary();
         let planned = match cstr(body) {
-            Some((text, [])) => plan(text, names, step.around.dictionary(), meter.slot)?,
+            Some((text, [])) => plan(text, ends_a_batch, names, dictionary, meter.slot)?,
             // What is wrong with it is the server's to say.
             _ => None,
         };
@@ -179,7 +181,7 @@ impl Flow {
         let statement = match unnamed {
             Some(Unnamed::Script(statement)) if is_unnamed => Some(statement.clone()),
             Some(Unnamed::Unknown) if is_unnamed => {
-                step.answers().taint();
+                step.answers().condemn();
                 None
             }
             _ => None,
@@ -201,7 +203,7 @@ impl Flow {
     ) {
         let scripts = self.scripts.get_or_insert_default();
         if scripts.bind(portal, statement) == Portals::TooMany {
-            step.answers().taint();
+            step.answers().condemn();
         }
     }
 
@@ -229,7 +231,7 @@ impl Flow {
         if let Some(scripts) = &mut self.scripts {
             scripts.unnamed = Unnamed::Unknown;
             if answers.owes_bind() {
-                answers.taint();
+                answers.condemn();
             }
         }
     }
@@ -244,7 +246,7 @@ impl Flow {
     ) -> Result<Arc<Statement>, ClientFault> {
         let dictionary = step.around.dictionary();
         let names = self.statements.as_deref();
-        Ok(match plan(parse.query, names, dictionary, slot)? {
+        Ok(match plan(parse.query, false, names, dictionary, slot)? {
             Some((text, script)) => {
                 let types = &parse.definition[parse.query.len()..];
                 let definition = [&text, types].concat();
@@ -258,20 +260,24 @@ impl Flow {
 impl<A: Surroundings> Step<'_, '_, A> {
     /// Whether the names in a text stay what they are. In a COPY nothing can be
     /// asked ahead of it; the server does not run it, unless the COPY has just
-    /// failed: then it has a statement that is not tracked.
+    /// failed: then it has a statement that is not tracked. Nor is that of a
+    /// text which is too long.
     fn passes_as_it_is(&mut self) -> bool {
-        if self.answers().is_copying_in() {
-            self.answers().taint();
-            return true;
+        let passes = self.answers().is_copying_in() || self.header.total() > MAX_SCRIPT;
+        if passes {
+            self.answers().condemn();
         }
-        self.header.total() > MAX_SCRIPT
+        passes
     }
 }
 
 /// The text with the servers' names, and what it does; none if it names no
-/// statement of the client's and makes none.
+/// statement of the client's, makes none, and its tags will tell what it has
+/// done. They may not if it `ends_a_batch` of requests without a Sync, whose
+/// work is committed with it.
 fn plan(
     text: &[u8],
+    ends_a_batch: bool,
     names: Option<&Names>,
     dictionary: &Dictionary,
     slot: u32,
@@ -285,11 +291,13 @@ fn plan(
         characters: 0,
         script: Script::default(),
     };
+    let mut changes_last = None;
     for (count, mention) in Mentions::new(text).enumerate() {
         if count == MAX_NAMES {
             return Err(ClientFault::TooManyNames);
         }
         let rest = &text[mention.rest.clone()];
+        changes_last = (mention.act != Act::Execute).then_some(mention.rest.end);
         let name = folded(&text[mention.name.clone()]);
         let known = name.as_deref().and_then(|name| plan.lookup(name));
         let server = match (mention.act, name.as_deref(), known) {
@@ -324,11 +332,22 @@ fn plan(
             plan.rename(mention.name, &name, &server);
         }
     }
-    if plan.script.renames.is_empty() {
+    plan.script.commits_last = changes_last.is_some_and(|end| {
+        let is_last = Mentions::is_over(&text[end..]);
+        is_last && (ends_a_batch || has_several(text))
+    });
+    if plan.script.renames.is_empty() && !plan.script.commits_last {
         return Ok(None);
     }
     plan.out.extend_from_slice(&text[plan.copied..]);
     Ok(Some((plan.out, plan.script)))
+}
+
+/// Whether a text may be several statements.
+fn has_several(text: &[u8]) -> bool {
+    let ends = |byte: &u8| *byte == b';' || byte.is_ascii_whitespace();
+    let end = text.iter().rposition(|byte| !ends(byte)).unwrap_or(0);
+    text[..end].contains(&b';')
 }
 
 /// A name, and what it means from now on.

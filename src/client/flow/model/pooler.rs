@@ -352,8 +352,14 @@ impl Pool {
             && !client.holds
             && let Some(mut server) = client.server.take_if(settled)
         {
-            server.check_clean(self.around.limit > 0)?;
-            self.idle.push(server);
+            // One that is condemned is closed, and another opened.
+            match server.exchange.answers.is_condemned() {
+                true => self.idle.push(Server::default()),
+                false => {
+                    server.check_clean(self.around.limit > 0)?;
+                    self.idle.push(server);
+                }
+            }
         }
         Ok(())
     }
@@ -382,7 +388,9 @@ impl Pool {
                 return Ok(Left::Closed);
             }
         }
-        if !server.exchange.is_settled() || !server.outbound.is_empty() {
+        let exchange = &server.exchange;
+        if !exchange.is_settled() || exchange.answers.is_condemned() || !server.outbound.is_empty()
+        {
             return Ok(Left::Closed);
         }
         server.check_clean(self.around.limit > 0)?;

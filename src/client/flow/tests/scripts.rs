@@ -183,7 +183,7 @@ fn a_server_that_may_have_run_a_text_as_it_is_is_not_reused() {
     // The data was wrong, and the text came behind the end of the COPY.
     let answer = [error(), ready(), complete("PREPARE"), ready()].concat();
     assert_eq!(bench.receive_whole(&mut server, &answer), answer);
-    assert!(server.answers.is_empty() && !server.is_settled());
+    assert!(server.answers.is_empty() && server.answers.is_condemned());
 }
 
 #[test]
@@ -345,11 +345,14 @@ fn a_discarded_parse_leaves_the_unnamed_statement_that_was() {
         &mut server,
         &[BOUND.to_vec(), complete("PREPARE"), ready()].concat(),
     );
-    assert!(!server.is_settled(), "it has a statement that nobody knows");
+    assert!(
+        server.answers.is_condemned(),
+        "it has a statement that nobody knows"
+    );
 }
 
 #[test]
-fn a_parse_discarded_in_front_of_a_bind_taints() {
+fn a_parse_discarded_in_front_of_a_bind_condemns() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     let batches = [
         parse("", "prepare p as select 1"),
@@ -364,7 +367,7 @@ fn a_parse_discarded_in_front_of_a_bind_taints() {
     bench.receive_whole(&mut server, &[PARSED.to_vec(), error(), ready()].concat());
     let way = [CLOSED, BOUND].concat();
     bench.receive_whole(&mut server, &[way, complete("PREPARE"), ready()].concat());
-    assert!(!server.is_settled());
+    assert!(server.answers.is_condemned());
 }
 
 #[test]
@@ -391,10 +394,10 @@ fn each_portal_has_its_own_effect() {
 }
 
 #[test]
-fn a_prepare_that_was_not_seen_taints() {
+fn a_prepare_that_was_not_seen_condemns() {
     let (mut bench, mut server) = (Bench::tracking(10), Exchange::default());
     let text = [" ".repeat(17_000).as_str(), "prepare p as select 1"].concat();
     bench.send_whole(&mut server, &query(&text));
     bench.receive_whole(&mut server, &[complete("PREPARE"), ready()].concat());
-    assert!(!server.is_settled());
+    assert!(server.answers.is_condemned());
 }
