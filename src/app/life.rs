@@ -396,6 +396,7 @@ impl Life {
                         return Ok("everything is handed over, exiting");
                     }
                     self.linger();
+                    front.inspect(|front| front.drain());
                     ending = Some(ShutdownMode::WaitForClients);
                     draining_since = Some(Instant::now());
                     continue;
@@ -464,7 +465,8 @@ impl Life {
 
     /// Why the shutdown that began at `since` is complete, if it is.
     fn ended(&self, mode: ShutdownMode, since: Instant) -> Option<&'static str> {
-        if self.whole {
+        // Who stays behind after a take-over stays as long as it likes.
+        if self.whole && !self.bouncer.is_lingering() {
             self.process.drain();
             if since.elapsed() > DRAIN_LIMIT {
                 return Some("clients are still busy, exiting");

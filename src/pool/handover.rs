@@ -139,7 +139,8 @@ impl Bouncer {
         }
     }
 
-    pub(super) fn is_lingering(&self) -> bool {
+    /// Whether this process goes on only for who could not be handed over.
+    pub fn is_lingering(&self) -> bool {
         self.suspension.lingering.load(Ordering::Acquire)
     }
 
