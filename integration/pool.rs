@@ -427,6 +427,20 @@ fn max_db_connections_bounds_all_pools_of_a_database() {
 }
 
 #[test]
+fn no_more_servers_are_evicted_than_opened() {
+    let pooler = Ini::transaction().db("max_db_connections=3").start();
+    let users = ["alice", "bob", "carol", "admin"];
+    for _ in 0..4 {
+        std::thread::scope(|scope| {
+            for user in users.iter().chain(&users) {
+                scope.spawn(|| pooler.client_of(user).run("select pg_sleep(0.2)"));
+            }
+        });
+        becomes("all servers there may be", 3, || pooler.backends().len());
+    }
+}
+
+#[test]
 fn an_idle_server_of_another_pool_is_evicted() {
     let pooler = Ini::transaction().db("max_db_connections=1").start();
     pooler.client().run("select 1");

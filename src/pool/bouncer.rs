@@ -579,33 +579,6 @@ impl Bouncer {
         user.servers.give();
     }
 
-    /// Closes an idle server of another pool whose database or user is at its
-    /// limit, to make room for one of `pool`.
-    pub(super) fn evict_for(&self, pool: &Arc<Pool>) {
-        let limit = self.max_db_connections(&pool.database);
-        let database_full = limit > 0 && pool.database.servers.used() >= limit;
-        for other in self.pools() {
-            let related = match database_full {
-                true => Arc::ptr_eq(&other.database, &pool.database),
-                false => Arc::ptr_eq(&other.user, &pool.user),
-            };
-            if related && !Arc::ptr_eq(&other, pool) && other.evict() {
-                return;
-            }
-        }
-    }
-
-    /// Room has come: pools that share a limit with `pool` may open servers.
-    pub(super) fn launch_siblings(&self, pool: &Arc<Pool>, home: usize) {
-        for other in self.pools() {
-            let related = Arc::ptr_eq(&other.database, &pool.database)
-                || Arc::ptr_eq(&other.user, &pool.user);
-            if related && !Arc::ptr_eq(&other, pool) && other.numbers().1 > 0 {
-                other.launch(home);
-            }
-        }
-    }
-
     pub(super) fn log_server_connected(&self, pool: &Pool, server: &Server) {
         if self.config().pgbouncer.log_connections {
             let address = server.record.local;

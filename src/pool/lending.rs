@@ -1,6 +1,6 @@
 //! One pool: the servers of one database entry for one server user.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const OWNER_GONE: &str = "replication client was closed";
 const OWN_REFUSED: &str = "login failed";
 
 /// PgBouncer's words for a server that makes place for another.
-const EVICTED: &str = "evicted";
+pub(super) const EVICTED: &str = "evicted";
 
 /// How long a reset query may take before its server is given up.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
@@ -72,6 +72,8 @@ pub struct Pool {
     /// Raised by every [`Pool::mark_servers`].
     generation: AtomicU64,
     last_expiry: AtomicU64,
+    /// Servers of other pools that are being closed for its clients.
+    pub(super) places_coming: AtomicU32,
     /// When a sweep last found it used, or when it was made.
     pub(super) last_used: AtomicU64,
     /// Counts the hosts left for the next one with `load_balance_hosts =
@@ -105,6 +107,7 @@ impl Pool {
             removed: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             last_expiry: AtomicU64::new(0),
+            places_coming: AtomicU32::new(0),
             last_used: AtomicU64::new(bouncer.clock.now().0),
             turn: AtomicUsize::new(0),
             bouncer: Arc::downgrade(bouncer),
@@ -374,15 +377,18 @@ impl Pool {
                 return;
             };
             if !bouncer.take_server_place(&self.database, &self.user) {
-                let is_wanted = state.is_wanted();
+                let wanted = match state.is_wanted() {
+                    true => state.logins_wanted(now).max(1),
+                    false => 0,
+                };
                 let idle = state.make_shared_place(now);
                 drop(state);
                 // Somebody's idle server makes room for a client, though not
                 // for a minimum; its end launches again.
                 if let Some(idle) = idle {
                     self.close_counted(idle, EVICTED);
-                } else if is_wanted {
-                    bouncer.evict_for(self);
+                } else {
+                    bouncer.evict_for(self, wanted);
                 }
                 return;
             }
@@ -425,16 +431,6 @@ impl Pool {
         for (server, reason) in servers.into_iter().zip(why) {
             self.close_counted(server, reason);
         }
-    }
-
-    /// Closes the longest unused idle server to make room elsewhere.
-    pub fn evict(self: &Arc<Self>) -> bool {
-        let evicted = self.state().evict();
-        let found = evicted.is_some();
-        if let Some(server) = evicted {
-            self.close_counted(server, EVICTED);
-        }
-        found
     }
 
     /// Stops handing out servers and closes the idle ones, or goes on.
@@ -805,21 +801,26 @@ impl Pool {
     }
 
     async fn close_and_count(self: &Arc<Self>, server: Box<Server>, reason: &'static str) {
+        let home = server.home;
+        self.end(server, reason).await;
+        self.refill(home);
+    }
+
+    /// Closes a server and gives its place back.
+    pub(super) async fn end(&self, server: Box<Server>, reason: &'static str) {
         let Some(bouncer) = self.bouncer.upgrade() else {
             return;
         };
         bouncer.servers.remove(&server.record.id);
         bouncer.log_server_closing(self, &server, reason);
-        let home = server.home;
         server.close().await;
         self.state().closed();
         bouncer.give_server_place(&self.database, &self.user);
-        self.refill(home);
     }
 
     /// Uses the place that a server has left. Clients that wait in other pools
     /// go before the minimum of this one.
-    fn refill(self: &Arc<Self>, home: usize) {
+    pub(super) fn refill(self: &Arc<Self>, home: usize) {
         let is_wanted = self.state().is_wanted();
         if !is_wanted {
             self.offer_place(home);
@@ -878,7 +879,7 @@ impl Drop for LoginGuard<'_> {
 
 /// Runs `task` on the calling runtime; outside of one (the process is ending)
 /// it is dropped, which closes what it holds.
-fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(task);
     }

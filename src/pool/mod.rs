@@ -7,6 +7,7 @@ mod bouncer;
 mod client;
 mod counters;
 mod elders;
+mod eviction;
 mod handover;
 mod lease;
 mod lending;
