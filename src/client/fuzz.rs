@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -117,6 +118,8 @@ impl Stage {
             pgbouncer: config::Pgbouncer {
                 auth_type,
                 admin_users: "ann".to_owned(),
+                // The machine may stand still meanwhile.
+                client_login_timeout: Duration::ZERO,
                 ..config::Pgbouncer::default()
             },
             databases: BTreeMap::new(),
