@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use self::address::Addresses;
 use super::client::Method;
+use super::ldap::{Ldap, LdapFault};
 use crate::config::AuthType;
 
 pub use fault::{Fault, Notice};
@@ -127,6 +128,14 @@ impl Rules {
     /// The first rule that fits.
     pub fn decide(&self, visit: &Visit<'_>) -> Option<&Arc<Rule>> {
         self.0.iter().find(|rule| rule.fits(visit))
+    }
+
+    /// Rules whose options for LDAP cannot be used: their lines, and why.
+    pub fn ldap_faults(&self) -> impl Iterator<Item = (usize, LdapFault)> {
+        self.0.iter().filter_map(|rule| match &rule.means {
+            Means::Ldap(options) => Some((rule.line, Ldap::parse(options).err()?)),
+            _ => None,
+        })
     }
 
     /// How many there are.
