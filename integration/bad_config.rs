@@ -315,7 +315,6 @@ fn ways_to_log_in_that_are_not_there_are_told_at_the_start() {
             "ldap\nauth_ldap_options = ldapserver=h ldapprefx=cn=",
             "auth_ldap_options: invalid LDAP option: \"ldapprefx\"",
         ),
-        ("pam", "auth_type: pam is not supported"),
         (
             "cert",
             "auth_type=cert requires client_tls_sslmode=verify-full",
@@ -327,6 +326,36 @@ fn ways_to_log_in_that_are_not_there_are_told_at_the_start() {
         let message = text(&output);
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains(told), "{message}");
+    }
+}
+
+#[test]
+fn options_of_ldap_are_told_at_the_start_with_file_and_line() {
+    if only_pgweir("PgBouncer tells them at each login") {
+        return;
+    }
+    let folder = Folder::new("config");
+    let rules = folder.write(
+        "hba.conf",
+        "host all all ::1/128 trust\nhost all all all ldap ldapserver=h ldapprefx=cn=\n",
+    );
+    let by_rules = format!("auth_type = hba\nauth_hba_file = {}\n", rules.display());
+    let by_setting = "auth_type = ldap\nauth_ldap_options = ldapserver=h ldapprefx=cn=\n";
+    for (name, settings, place) in [
+        ("a.ini", by_rules.as_str(), "hba.conf, line 2"),
+        ("b.ini", by_setting, "b.ini, line 3"),
+    ] {
+        let file = folder.write(name, &format!("[pgbouncer]\n{settings}"));
+        let output = run(&[&file]);
+        let message = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        for told in [
+            "invalid LDAP option: \"ldapprefx\"",
+            place,
+            "Did you mean ldapprefix?",
+        ] {
+            assert!(message.contains(told), "{told}: {message}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use crate::harness::backend::Fields;
 use crate::harness::directory::{Directory, PASSWORD};
 use crate::harness::pooler::{Ini, Pooler};
 use crate::harness::wire::{Login, Wire};
+use std::io::{Read, Write};
 use std::sync::OnceLock;
 
 /// dora's own entry, found by its name.
@@ -152,19 +153,77 @@ fn an_empty_password_is_none() {
     assert_eq!(error.text(), "empty password returned by client");
 }
 
+/// Rules that a reload or a start refuses can still be put in force by SET.
 #[test]
 fn options_that_cannot_be_used_let_nobody_in() {
-    refuses(
-        "ldapserver=127.0.0.1",
-        "dora",
-        PASSWORD,
-        "requires argument \"ldapbasedn\"",
+    let pooler = ini("ldapcolour=red\nhost all all all trust")
+        .set("auth_type", "trust")
+        .start();
+    pooler.console("SET auth_type = 'hba'");
+    let error = log_in(&pooler, "dora", PASSWORD).expect_err("a wrong rule");
+    assert_eq!(error.text(), "LDAP authentication failed");
+    pooler.wait_log("invalid LDAP option: \"ldapcolour\"");
+}
+
+#[test]
+fn a_reload_with_options_that_cannot_be_used_changes_nothing() {
+    let mut pooler = ini(&format!("{} {BY_NAME}", server()))
+        .set("verbose", 1)
+        .start();
+    let rules = "host pgbouncer admin all trust\n\nhost all all all ldap ldapprefx=x\n";
+    pooler.ini.change_file("hba.conf", rules);
+    pooler.ini.change("verbose", 2);
+    pooler.write_config();
+    pooler.console_error("RELOAD");
+    pooler
+        .wait_log("hba.conf, line 3: invalid LDAP option: \"ldapprefx\". Did you mean ldapprefix?");
+    log_in(&pooler, "dora", PASSWORD).expect("by the rules before");
+    assert_eq!(
+        pooler
+            .console("SHOW CONFIG")
+            .row(&[("key", "verbose")])
+            .text("value"),
+        "1"
     );
-    refuses(
-        "ldapcolour=red",
-        "dora",
-        PASSWORD,
-        "invalid LDAP option: \"ldapcolour\"",
+    pooler.ini.change("auth_type", "ldap");
+    let options = "ldapserver=h ldapport=x";
+    pooler.ini.change("auth_ldap_options", options);
+    pooler.write_config();
+    pooler.console_error("RELOAD");
+    pooler.wait_log("invalid LDAP port number: \"x\". Give a number from 1 to 65535.");
+}
+
+/// Says what a directory says, and something more in clear that would let the
+/// client in.
+#[test]
+fn what_comes_in_clear_behind_the_answer_to_starttls_is_not_believed() {
+    let directory = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let port = directory.local_addr().expect("it is bound").port();
+    let options = format!("ldapserver=127.0.0.1 ldapport={port} ldaptls=1 {BY_NAME}");
+    let pooler = ini(&options).start();
+    let serve = std::thread::spawn(move || {
+        let (mut client, _) = directory.accept().expect("a client");
+        let mut request = [0; 256];
+        client.read(&mut request).expect("StartTLS");
+        let mut said = b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00".to_vec();
+        for id in 1..4 {
+            said.extend_from_slice(b"\x30\x0c\x02\x01");
+            said.push(id);
+            said.extend_from_slice(b"\x61\x07\x0a\x01\x00\x04\x00\x04\x00");
+        }
+        client.write_all(&said).expect("room");
+        client.read(&mut request).expect("the beginning of TLS");
+        // As if a directory had agreed to speak in clear.
+        client.write_all(&said).ok();
+        request[0]
+    });
+    let error = log_in(&pooler, "dora", "anything").expect_err("no directory said so");
+    assert_eq!(error.text(), "LDAP authentication failed");
+    pooler.wait_log("TLS handshake error");
+    assert_eq!(
+        serve.join().expect("served"),
+        0x16,
+        "the beginning of a handshake"
     );
 }
 

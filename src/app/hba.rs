@@ -6,26 +6,83 @@ use std::path::Path;
 
 use crate::auth::hba::{IdentMaps, Notice, Rules};
 use crate::auth::ldap::Ldap;
-use crate::config::{AuthType, Config};
+use crate::config::{AuthType, Config, Loaded, Place, Warning};
 
-/// Values of `auth_type` that would promise what is not there, or would let
-/// nobody in.
-pub(super) fn refuse_unsupported(config: &Config) -> Result<(), String> {
-    let settings = &config.pgbouncer;
-    let wrong = match (settings.auth_type, &settings.auth_ldap_options) {
-        (AuthType::Pam, _) => "auth_type: pam is not supported; supported: trust, plain, md5, \
-            scram-sha-256, cert, hba, ldap, any"
-            .to_owned(),
-        (AuthType::Ldap, None) => "auth_type = ldap requires auth_ldap_options, such as \
-            ldapserver=ldap.example.net ldapprefix=\"uid=\" ldapsuffix=\",ou=people,dc=example,dc=net\""
-            .to_owned(),
-        (AuthType::Ldap, Some(options)) => match Ldap::parse(&options.0) {
-            Ok(_) => return Ok(()),
-            Err(fault) => format!("auth_ldap_options: {fault}"),
-        },
-        _ => return Ok(()),
+/// PAM can be asked.
+const HAS_PAM: bool = cfg!(feature = "pam");
+
+/// What to do where it cannot.
+const WITH_PAM: &str = "Build with the feature pam, or choose another way to log in.";
+
+/// Tells what would let nobody in, or promise what is not there: at the start
+/// and before a reload, so that whatever runs goes on as it is.
+///
+/// # Errors
+/// What it is, where, and what to do about it.
+pub(super) fn check(loaded: &Loaded) -> Result<(), Warning> {
+    let settings = &loaded.config.pgbouncer;
+    let at = |setting: &str, what: String, remedy: String| {
+        Err(Warning {
+            place: loaded.place(setting),
+            what,
+            remedy,
+        })
     };
-    Err(format!("{}: {wrong}", config.path.display()))
+    match (settings.auth_type, &settings.auth_ldap_options) {
+        (AuthType::Pam, _) if !HAS_PAM => at(
+            "auth_type",
+            "auth_type: pam is not supported by this build".to_owned(),
+            WITH_PAM.to_owned(),
+        ),
+        (AuthType::Ldap, None) => at(
+            "auth_type",
+            "auth_type = ldap requires auth_ldap_options".to_owned(),
+            "Set it, such as to ldapserver=ldap.example.net ldapprefix=\"uid=\" \
+             ldapsuffix=\",ou=people,dc=example,dc=net\"."
+                .to_owned(),
+        ),
+        (AuthType::Ldap, Some(options)) => match Ldap::parse(&options.0) {
+            Ok(_) => Ok(()),
+            Err(fault) => at(
+                "auth_ldap_options",
+                format!("auth_ldap_options: {fault}"),
+                fault.remedy(),
+            ),
+        },
+        (AuthType::Hba, _) => check_rules(Path::new(&settings.auth_hba_file)),
+        _ => Ok(()),
+    }
+}
+
+/// Rules that let nobody in. PgBouncer skips lines that it cannot read, and so
+/// does [`load`]; but whom such a rule is for must not be let in by the next.
+fn check_rules(file: &Path) -> Result<(), Warning> {
+    // Where it cannot be read, `load` says so.
+    let text = fs::read(file).unwrap_or_default();
+    let maps = IdentMaps::default();
+    let (rules, _) = Rules::parse(&text, file, &maps, |path| fs::read(path));
+    let at = |line, what, remedy| {
+        let place = Place {
+            file: file.to_owned(),
+            line,
+            column: 0,
+        };
+        Err(Warning {
+            place,
+            what,
+            remedy,
+        })
+    };
+    if let Some((line, fault)) = rules.ldap_faults().next() {
+        return at(line, fault.to_string(), fault.remedy());
+    }
+    match rules.lines_of_pam().next() {
+        Some(line) if !HAS_PAM => {
+            let what = "pam is not supported by this build".to_owned();
+            at(line, what, WITH_PAM.to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads the rules with their ident maps, if `auth_type` asks for them. What

@@ -100,7 +100,7 @@ struct Ready {
 
 fn prepare_process(start: &Start) -> Result<Ready, String> {
     let loaded = Config::load(&start.config).map_err(|error| error.to_string())?;
-    hba::refuse_unsupported(&loaded.config)?;
+    hba::check(&loaded).map_err(|fault| fault.to_string())?;
     let (tls, tls_notes) = load_tls(&loaded)?;
     let config = loaded.config;
     let user = start.user.clone().or(config.pgbouncer.user.clone());

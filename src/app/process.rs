@@ -153,6 +153,11 @@ impl Process {
             tracing::warn!("config file loading failed");
             error.to_string()
         })?;
+        hba::check(&loaded).map_err(|fault| {
+            tracing::error!("{}: {}. {}", fault.place, fault.what, fault.remedy);
+            tracing::warn!("config file loading failed");
+            fault.to_string()
+        })?;
         let reloaded = loaded.reload(&running);
         for warning in &reloaded.warnings {
             tracing::warn!("{warning}");

@@ -200,7 +200,7 @@ impl fmt::Display for Warning {
 }
 
 /// The name closest to `name`, if it is close enough to be a slip.
-pub(super) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let name = name.to_ascii_lowercase();
     // One slip in short names, one for each three letters in longer ones.
     let slips = (name.chars().count() / 3).max(1);

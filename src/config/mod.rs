@@ -31,7 +31,7 @@ pub use check::check;
 pub use convert::convert;
 pub use document::document;
 pub use entries::{Database, Peer, User};
-pub use error::{Error, Flaw, Place, Problem, Warning};
+pub use error::{Error, Flaw, Place, Problem, Warning, closest};
 pub use kind::Kind;
 pub use load::{Loaded, Reloaded, SetError};
 pub use model::*;

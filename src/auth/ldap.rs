@@ -5,21 +5,32 @@
 //! `ldapsuffix`), or it is searched for first (`ldapbasedn` and others). The
 //! words, their grammar and what may stand together are PgBouncer's.
 
-mod filter;
-mod message;
-
 use std::fmt;
 
 use super::secret::Plaintext;
-
-pub use filter::Filter;
-pub use message::{HEAD, Outcome, Reply, bind, length, read, search, start_tls, unbind};
+use crate::config;
 
 /// The attribute that is searched for unless another is named.
 const DEFAULT_ATTRIBUTE: &str = "uid";
 
 /// What stands for the user's name in `ldapsearchfilter`.
 const USER: &str = "$username";
+
+/// The options there are.
+const OPTIONS: [&str; 12] = [
+    "ldapserver",
+    "ldapport",
+    "ldapscheme",
+    "ldaptls",
+    "ldapprefix",
+    "ldapsuffix",
+    "ldapbasedn",
+    "ldapbinddn",
+    "ldapbindpasswd",
+    "ldapsearchattribute",
+    "ldapsearchfilter",
+    "ldapurl",
+];
 
 /// Characters that mean something in a filter: no user has them in its name.
 const SPECIAL: [char; 5] = ['*', '(', ')', '\\', '/'];
@@ -108,6 +119,36 @@ pub enum LdapFault {
     TwiceTls,
     /// No server.
     NoServer,
+}
+
+impl LdapFault {
+    /// What to do about it, as a sentence.
+    pub fn remedy(&self) -> String {
+        match self {
+            LdapFault::Unknown(name) => match config::closest(name, OPTIONS) {
+                Some(close) => format!("Did you mean {close}?"),
+                None => format!(
+                    "There are {}; values with blanks stand in double quotes.",
+                    OPTIONS.join(", ")
+                ),
+            },
+            LdapFault::Scheme(_) => "Write ldap or ldaps.".to_owned(),
+            LdapFault::Port(_) => "Give a number from 1 to 65535.".to_owned(),
+            LdapFault::Url => {
+                "Write \"ldap[s]://HOST[:PORT]/BASE[?ATTRIBUTE[?SCOPE[?FILTER]]]\".".to_owned()
+            }
+            LdapFault::Mixed => {
+                "Leave out ldapprefix and ldapsuffix, or all that is about a search.".to_owned()
+            }
+            LdapFault::Nothing => {
+                "Say how users are found, such as by ldapprefix=\"uid=\" ldapsuffix=\",ou=people,dc=example,dc=net\"."
+                    .to_owned()
+            }
+            LdapFault::TwoFilters => "Leave one of them out.".to_owned(),
+            LdapFault::TwiceTls => "Leave out ldaptls.".to_owned(),
+            LdapFault::NoServer => "Add ldapserver=HOST.".to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for LdapFault {
@@ -442,6 +483,17 @@ mod tests {
             ),
         ] {
             assert_eq!(Ldap::parse(text), Err(fault), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_fault_has_a_remedy() {
+        let remedy = |text: &str| Ldap::parse(text).expect_err("a fault").remedy();
+        assert_eq!(remedy("ldapprefx=x"), "Did you mean ldapprefix?");
+        assert!(remedy("ldapcolour=x").contains("ldapsearchfilter, ldapurl"));
+        for name in OPTIONS {
+            let known = Options::default().set(name, "ldap".to_owned());
+            assert!(!matches!(known, Err(LdapFault::Unknown(_))), "{name}");
         }
     }
 
