@@ -49,7 +49,7 @@ pub(crate) struct Entry {
     pub(crate) time: SystemTime,
     pub(crate) client: SocketAddr,
     pub(crate) method: Method,
-    /// As the client sent it.
+    /// As the client sent it, without the host in HTTP/2 and HTTP/3.
     pub(crate) target: Uri,
     pub(crate) version: Version,
     pub(crate) route: RouteId,
@@ -215,6 +215,8 @@ impl<'a> Line<'a> {
             target: &entry.target,
             proto: match entry.version {
                 Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_3 => "HTTP/3",
                 _ => "HTTP/1.1",
             },
             route: &names.routes[entry.route.0],

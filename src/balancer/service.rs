@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::body::Incoming;
-use hyper::header::CONTENT_LENGTH;
+use bytes::Bytes;
+use hyper::header::{ALT_SVC, CONTENT_LENGTH, HeaderMap};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, Version};
+use hyper::{Method, Request, Response, Version};
 
 use super::attempt::{Answered, NodeRequest};
+use super::body::RequestBody;
 use super::client::Client;
 use super::core::Core;
 use super::download::Download;
@@ -18,6 +19,7 @@ use super::hygiene::{self, Origin, X_REQUEST_ID};
 use super::journey;
 use super::policy;
 use super::refusal::Refusal;
+use super::site::Site;
 use super::upload::Upload;
 
 /// Serves a request of this client. The answer's body carries the request on
@@ -25,11 +27,12 @@ use super::upload::Upload;
 pub(crate) async fn serve(
     core: Arc<Core>,
     client: Arc<Client>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Response<Download> {
     let odd_bytes = client.begin();
     let (head, body) = request.into_parts();
     let version = head.version;
+    let is_head = head.method == Method::HEAD;
     let mut exchange = Exchange::begin(&core, &client, &head);
     let result = match odd_bytes {
         Some(refusal) => Err(Failure::Refused(refusal)),
@@ -37,7 +40,23 @@ pub(crate) async fn serve(
     };
     match result {
         Ok((answered, deadline)) => pass_on(&core, client, version, exchange, answered, deadline),
-        Err(failure) => answer_ourselves(&core, exchange, failure),
+        Err(failure) => {
+            let mut response = failure.answer(version);
+            if is_head {
+                let length = response.body().len();
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+                *response.body_mut() = Bytes::new();
+            }
+            offer_alternative(&client, response.headers_mut());
+            answer_ourselves(&core, exchange, failure, response)
+        }
+    }
+}
+
+/// Tells who came over TLS about HTTP/3.
+fn offer_alternative(client: &Client, headers: &mut HeaderMap) {
+    if let Some(alternative) = client.site().and_then(Site::alternative) {
+        headers.insert(ALT_SVC, alternative);
     }
 }
 
@@ -48,7 +67,7 @@ async fn ask(
     exchange: &mut Exchange,
     client: &Client,
     mut head: Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<(Answered, Instant), Failure> {
     let accepted = policy::judge(&head, core.upload.max_body).map_err(Failure::Refused)?;
     let id = core.routes.find(&head.method, accepted.target.path());
@@ -58,6 +77,7 @@ async fn ask(
     let origin = Origin {
         client: client.address().ip(),
         version: head.version,
+        is_secure: client.site().is_some(),
     };
     hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
     let upload = Upload::take(body, accepted.length, core.upload, exchange.received());
@@ -93,6 +113,7 @@ fn pass_on(
     let (mut head, incoming) = response.into_parts();
     let status = head.status;
     hygiene::clean_response(&mut head.headers, status, head.version, exchange.id());
+    offer_alternative(&client, &mut head.headers);
     exchange.answered(status.as_u16(), None);
     let ends_with_the_connection =
         version == Version::HTTP_10 && !head.headers.contains_key(CONTENT_LENGTH);
@@ -105,11 +126,15 @@ fn pass_on(
     response
 }
 
-fn answer_ourselves(core: &Core, mut exchange: Exchange, failure: Failure) -> Response<Download> {
+fn answer_ourselves(
+    core: &Core,
+    mut exchange: Exchange,
+    failure: Failure,
+    mut response: Response<Bytes>,
+) -> Response<Download> {
     if let Failure::Refused(refusal) = failure {
         core.metrics.refused(refusal);
     }
-    let mut response = failure.answer();
     response.headers_mut().insert(X_REQUEST_ID, exchange.id());
     exchange.answered(response.status().as_u16(), Some(failure.label()));
     exchange.sent(response.body().len());
