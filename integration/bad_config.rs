@@ -315,7 +315,6 @@ fn ways_to_log_in_that_are_not_there_are_told_at_the_start() {
             "ldap\nauth_ldap_options = ldapserver=h ldapprefx=cn=",
             "auth_ldap_options: invalid LDAP option: \"ldapprefx\"",
         ),
-        ("pam", "auth_type: pam is not supported"),
         (
             "cert",
             "auth_type=cert requires client_tls_sslmode=verify-full",

@@ -26,6 +26,7 @@ mod modes;
 mod operations;
 mod outage;
 mod outdated;
+mod pam;
 mod parity;
 mod peers;
 mod pool;

@@ -20,6 +20,8 @@ pub(crate) struct Ini {
     pgweir: Vec<(String, String)>,
     /// Further files beside the ini file.
     files: Vec<(String, String)>,
+    /// Variables of its environment.
+    environment: Vec<(String, String)>,
     /// What runs on it, if not the pooler under test.
     program: Option<PathBuf>,
     pub(crate) userlist: Vec<(String, String)>,
@@ -35,6 +37,7 @@ impl Ini {
             users: Vec::new(),
             pgweir: Vec::new(),
             files: Vec::new(),
+            environment: Vec::new(),
             program: None,
             userlist: [
                 "alice",
@@ -136,6 +139,12 @@ impl Ini {
 
     pub(crate) fn change_file(&mut self, name: &str, text: &str) {
         set(&mut self.files, name, text);
+    }
+
+    /// A variable of the pooler's environment.
+    pub(crate) fn environment(mut self, name: &str, value: impl ToString) -> Self {
+        set(&mut self.environment, name, &value.to_string());
+        self
     }
 
     /// Runs this program, which [`runnable`](process::runnable) has copied.
@@ -247,8 +256,14 @@ impl<'a> Pooler<'a> {
         self.port = free_port();
         let file = self.write_config();
         let log = std::fs::File::create(self.log_path()).expect("our own folder");
-        let mut command = process::server_command(self.program(), "KILL");
-        command.arg(&file).current_dir(self.folder.path());
+        // Set for the pooler alone, not for what starts it.
+        let mut command = process::server_command(Path::new("env"), "KILL");
+        let variables = self.ini.environment.iter();
+        command.args(variables.map(|(name, value)| format!("{name}={value}")));
+        command
+            .arg(self.program())
+            .arg(&file)
+            .current_dir(self.folder.path());
         command
             .stdout(log.try_clone().expect("an open file"))
             .stderr(log);

@@ -8,6 +8,12 @@ use crate::auth::hba::{IdentMaps, Notice, Rules};
 use crate::auth::ldap::Ldap;
 use crate::config::{AuthType, Config, Loaded, Place, Warning};
 
+/// PAM can be asked.
+const HAS_PAM: bool = cfg!(feature = "pam");
+
+/// What to do where it cannot.
+const WITH_PAM: &str = "Build with the feature pam, or choose another way to log in.";
+
 /// Tells what would let nobody in, or promise what is not there: at the start
 /// and before a reload, so that whatever runs goes on as it is.
 ///
@@ -23,10 +29,10 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), Warning> {
         })
     };
     match (settings.auth_type, &settings.auth_ldap_options) {
-        (AuthType::Pam, _) => at(
+        (AuthType::Pam, _) if !HAS_PAM => at(
             "auth_type",
-            "auth_type: pam is not supported".to_owned(),
-            "Choose one of trust, plain, md5, scram-sha-256, cert, hba, ldap, any.".to_owned(),
+            "auth_type: pam is not supported by this build".to_owned(),
+            WITH_PAM.to_owned(),
         ),
         (AuthType::Ldap, None) => at(
             "auth_type",
@@ -55,17 +61,27 @@ fn check_rules(file: &Path) -> Result<(), Warning> {
     let text = fs::read(file).unwrap_or_default();
     let maps = IdentMaps::default();
     let (rules, _) = Rules::parse(&text, file, &maps, |path| fs::read(path));
-    match rules.ldap_faults().next() {
-        None => Ok(()),
-        Some((line, fault)) => Err(Warning {
-            place: Place {
-                file: file.to_owned(),
-                line,
-                column: 0,
-            },
-            remedy: fault.remedy(),
-            what: fault.to_string(),
-        }),
+    let at = |line, what, remedy| {
+        let place = Place {
+            file: file.to_owned(),
+            line,
+            column: 0,
+        };
+        Err(Warning {
+            place,
+            what,
+            remedy,
+        })
+    };
+    if let Some((line, fault)) = rules.ldap_faults().next() {
+        return at(line, fault.to_string(), fault.remedy());
+    }
+    match rules.lines_of_pam().next() {
+        Some(line) if !HAS_PAM => {
+            let what = "pam is not supported by this build".to_owned();
+            at(line, what, WITH_PAM.to_owned())
+        }
+        _ => Ok(()),
     }
 }
 

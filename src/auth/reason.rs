@@ -27,6 +27,8 @@ pub enum Reason {
     Peer(PeerFault),
     /// A directory does not let the user in, or could not be asked.
     Ldap(Box<str>),
+    /// PAM does not let the user in, or could not be asked.
+    Pam(Box<str>),
     /// A rule turns the client away.
     Rejected {
         /// The rule's line in the HBA file.
@@ -98,6 +100,7 @@ impl Reason {
             Reason::Certificate(_) => "certificate authentication failed",
             Reason::Peer(_) => "unix socket login rejected",
             Reason::Ldap(_) => "LDAP authentication failed",
+            Reason::Pam(_) => "PAM authentication failed",
             Reason::Rejected { .. } => "login rejected",
             Reason::NoRule => "no authentication method is found",
         }
@@ -114,7 +117,7 @@ impl fmt::Display for Reason {
             }
             Reason::Certificate(fault) => fault.fmt(f),
             Reason::Peer(fault) => fault.fmt(f),
-            Reason::Ldap(why) => f.write_str(why),
+            Reason::Ldap(why) | Reason::Pam(why) => f.write_str(why),
             Reason::Rejected { line } => write!(f, "rejected by hba line {line}"),
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::cancel;
 use super::directory::Directories;
 use super::lookups::Lookups;
+use super::pam::Pam;
 use super::session::{End, Session};
 use super::startup::{Identity, StartupFault};
 use super::worker::{Worker, send_fatal};
@@ -62,6 +63,8 @@ pub struct LoginPolicy {
     pub(super) lookups: Lookups,
     /// Questions to directories about passwords.
     pub(super) directories: Directories,
+    /// Questions to PAM about passwords.
+    pub(super) pam: Pam,
     derivations: Semaphore,
 }
 
@@ -72,6 +75,7 @@ impl LoginPolicy {
             scram,
             lookups: Lookups::default(),
             directories: Directories::default(),
+            pam: Pam::default(),
             derivations: Semaphore::new(MAX_DERIVATIONS),
         }
     }
@@ -577,10 +581,10 @@ impl Login {
     ) -> Result<Option<Arc<Credential>>, Refusal> {
         let bouncer = &self.worker.bouncer;
         let listed = bouncer.user_list().get(&identity.user).cloned();
-        if self.is_vouched_for(identity) {
+        if let Some(voucher) = self.voucher(identity) {
             let looks_up = |it: &Database| it.settings.load().auth_user.is_some();
             if database.is_some_and(looks_up) {
-                tracing::error!("LDAP can't be used together with database authentication");
+                tracing::error!("{voucher} can't be used together with database authentication");
                 return Err("bouncer config error".into());
             }
             return Ok(listed);

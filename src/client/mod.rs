@@ -14,6 +14,8 @@ pub mod flow;
 pub(crate) mod fuzz;
 mod login;
 mod lookups;
+#[cfg_attr(not(feature = "pam"), path = "without_pam.rs")]
+mod pam;
 mod proof;
 mod session;
 mod startup;

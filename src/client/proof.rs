@@ -8,7 +8,7 @@ use super::login::{Login, Refusal};
 use super::startup::Identity;
 use crate::auth::hba::{IdentMap, Means, Origin, Rule, Visit};
 use crate::auth::ldap::Ldap;
-use crate::auth::{self, Authenticated, Credential, Reason};
+use crate::auth::{self, Authenticated, Credential, Plaintext, Reason};
 use crate::config::AuthType;
 use crate::net::Address;
 use crate::pool::Database;
@@ -46,16 +46,18 @@ impl Login {
         })
     }
 
-    /// Whether somebody else checks this client's password, so that nobody has
-    /// to know its secret.
-    pub(super) fn is_vouched_for(&self, identity: &Identity) -> bool {
+    /// Who else checks this client's password, so that nobody has to know its
+    /// secret.
+    pub(super) fn voucher(&self, identity: &Identity) -> Option<&'static str> {
         let auth_type = self.worker.bouncer.config().pgbouncer.auth_type;
-        let is_asked = |means: &Means| matches!(means, Means::Ldap(_) | Means::Pam);
+        let of = |means: &Means| match means {
+            Means::Ldap(_) => Some("LDAP"),
+            Means::Pam => Some("PAM"),
+            _ => None,
+        };
         match Means::of(auth_type) {
-            Some(means) => is_asked(&means),
-            None => self
-                .rule(identity)
-                .is_some_and(|rule| is_asked(&rule.means)),
+            Some(means) => of(&means),
+            None => self.rule(identity).and_then(|rule| of(&rule.means)),
         }
     }
 
@@ -114,7 +116,7 @@ impl Login {
             Means::Reject => return Err("login rejected".into()),
             // Boxed: few logins need it, and all of them would carry it.
             Means::Ldap(options) => Box::pin(self.ask_directory(options, user)).await?,
-            Means::Pam => return Err("pam is not supported by this build".into()),
+            Means::Pam => Box::pin(self.ask_pam(user)).await?,
         };
         match proven {
             Ok(authenticated) => Ok((authenticated, Vec::new())),
@@ -138,8 +140,7 @@ impl Login {
             (AuthType::Ldap, Some(options)) => options.0.as_str().into(),
             _ => of_rule,
         };
-        let typed = self.answer(&auth::ask_password()).await?;
-        let password = match auth::read_password(&typed) {
+        let password = match self.typed_password().await? {
             Ok(password) => password,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -159,6 +160,29 @@ impl Login {
             }
             Err(why) => Err(Reason::Ldap(why.into())),
         })
+    }
+
+    /// Lets PAM check the client's password.
+    async fn ask_pam(&mut self, user: &str) -> Result<Result<Authenticated, Reason>, Refusal> {
+        let password = match self.typed_password().await? {
+            Ok(password) => password,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let worker = self.worker.clone();
+        let checked = worker.login.pam.check(user, self.address, password);
+        Ok(match checked.await {
+            Ok(password) => {
+                worker.bouncer.user(user);
+                Ok(Authenticated::vouched(user, password))
+            }
+            Err(why) => Err(Reason::Pam(why.into())),
+        })
+    }
+
+    /// The password, which the client is asked for in clear.
+    async fn typed_password(&mut self) -> Result<Result<Plaintext, Reason>, Refusal> {
+        let typed = self.answer(&auth::ask_password()).await?;
+        Ok(auth::read_password(&typed))
     }
 
     /// Tells the log why, and the client what it may know.

@@ -8,8 +8,8 @@
 //! hostnossl  DATABASE  USER  ADDRESS  METHOD  [map=NAME]
 //! ```
 //!
-//! The grammar is PgBouncer's, which is narrower than PostgreSQL's: no host
-//! names, no samehost and samenet, no roles, no patterns.
+//! The grammar is PgBouncer's, with the method `pam` in addition. It is narrower
+//! than PostgreSQL's: no host names, no samehost and samenet, no roles, no patterns.
 
 mod address;
 mod fault;
@@ -128,6 +128,12 @@ impl Rules {
     /// The first rule that fits.
     pub fn decide(&self, visit: &Visit<'_>) -> Option<&Arc<Rule>> {
         self.0.iter().find(|rule| rule.fits(visit))
+    }
+
+    /// The lines of rules that ask PAM.
+    pub fn lines_of_pam(&self) -> impl Iterator<Item = usize> {
+        let rules = self.0.iter().filter(|rule| rule.means == Means::Pam);
+        rules.map(|rule| rule.line)
     }
 
     /// Rules whose options for LDAP cannot be used: their lines, and why.

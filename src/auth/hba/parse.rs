@@ -190,6 +190,7 @@ fn parse_method(line: &mut Line<'_>) -> Result<Means, Fault> {
         Token::Word(b"scram-sha-256") => Means::Exchange(Method::ScramSha256),
         Token::Word(b"peer") => Means::Peer,
         Token::Word(b"cert") => Means::Certificate,
+        Token::Word(b"pam") => Means::Pam,
         // Its options have a grammar of their own.
         Token::Word(b"ldap") => return Ok(Means::Ldap(lossy(line.take_rest()).trim().into())),
         Token::Word(word) => return Err(Fault::Method(lossy(word))),

@@ -95,13 +95,14 @@ fn every_method_has_its_word() {
         ("scram-sha-256", Means::Exchange(Method::ScramSha256)),
         ("peer", Means::Peer),
         ("cert", Means::Certificate),
+        ("pam", Means::Pam),
         ("ldap a=\"b c\" d=e", Means::Ldap("a=\"b c\" d=e".into())),
     ];
     for (word, expected) in methods {
         let rules = rules(&format!("local all all {word}"));
         assert_eq!(means(&rules, "unix", "d", "u"), Some(expected), "{word}");
     }
-    for word in ["any", "pam", "plain", "MD5", "ident", "\"trust\"", ""] {
+    for word in ["any", "plain", "MD5", "ident", "\"trust\"", ""] {
         let found = faults(&format!("local all all {word}"));
         assert!(
             matches!(found[..], [(1, Fault::Method(_))]),
