@@ -1,19 +1,24 @@
 //! From the first byte of a connection to its greeting.
 
+mod books;
 mod encryption;
+mod greeting;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
+use pgwire::messages::startup::NegotiateProtocolVersion;
 use tokio::sync::Semaphore;
 
+use self::greeting::{greeting, name_with_host};
+use self::waiting::obtain_own;
 use super::cancel;
 use super::directory::Directories;
 use super::lookups::Lookups;
 use super::pam::Pam;
-use super::session::{End, Session};
+use super::session::Session;
 use super::startup::{Identity, StartupFault};
 use super::worker::{Worker, send_fatal};
 use crate::auth::hba::Means;
@@ -24,16 +29,19 @@ use crate::auth::{
 use crate::config::AuthType;
 use crate::net::tls;
 use crate::net::{Address, Channel, Stream};
-use crate::pool::state::{Checkout, LoginFailure};
+use crate::pool::state::LoginFailure;
 use crate::pool::{
-    Bouncer, CONSOLE, CancelKey, Client, Database, Grant, KEY_REST, Lease, MAX_DATABASE_NAME,
-    NewClient, Place, Pool, User, Welcome,
+    Bouncer, CONSOLE, CancelKey, Client, Database, KEY_REST, Lease, MAX_DATABASE_NAME, NewClient,
+    Place, Pool,
 };
 use crate::server::OwnStartup;
 use crate::stats::Micros;
 use crate::wire::frame::bad_header;
 use crate::wire::startup::{First, MAX_STARTUP_LEN, Replication, StartupError};
 use crate::wire::{backend, frontend, startup};
+
+pub use self::books::{Places, Registration, Socket};
+pub(super) use self::waiting::obtain;
 
 /// The longest password or SASL message (PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`).
 const MAX_AUTH_MESSAGE: usize = 65_540;
@@ -46,10 +54,6 @@ const LONGEST_LOGIN: Duration = Duration::from_secs(3600);
 
 /// PgBouncer's words for the request for TLS.
 const SSL_REQUEST: &str = "SSL request";
-
-/// Bytes of a greeting beside ParameterStatus messages and the proof of SCRAM,
-/// unless there is a notice.
-const BESIDE_STATUSES: usize = 64;
 
 /// PgBouncer's words for `max_db_client_connections`.
 const DATABASE_FULL: &str = "client connections exceeded (max_db_client_connections)";
@@ -78,24 +82,6 @@ impl LoginPolicy {
             pam: Pam::default(),
             derivations: Semaphore::new(MAX_DERIVATIONS),
         }
-    }
-}
-
-/// A client socket, counted for `max_client_conn` while this lives.
-#[derive(Debug)]
-pub struct Socket(Arc<Bouncer>);
-
-impl Socket {
-    /// Counts one more.
-    pub fn new(bouncer: Arc<Bouncer>) -> Socket {
-        bouncer.client_sockets.take(0);
-        Socket(bouncer)
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.0.client_sockets.give();
     }
 }
 
@@ -128,64 +114,6 @@ pub struct ConsoleClient {
     pub socket: Socket,
     /// Counts it too.
     pub places: Places,
-}
-
-/// A logged-in client's entries in the pooler's books.
-#[derive(Debug)]
-pub struct Registration {
-    client: Arc<Client>,
-    bouncer: Arc<Bouncer>,
-    _places: Places,
-    _socket: Socket,
-}
-
-impl Registration {
-    /// Enters a client that another process has let in; no limit is asked.
-    pub fn of(bouncer: &Arc<Bouncer>, client: &Arc<Client>, socket: Socket) -> Registration {
-        bouncer.clients.insert(client.key, client.clone());
-        Registration {
-            client: client.clone(),
-            bouncer: bouncer.clone(),
-            _places: Places {
-                _database: Place::take(&client.database, 0),
-                _user: Place::take(&client.user, 0),
-            },
-            _socket: socket,
-        }
-    }
-
-    /// Writes the closing line.
-    pub fn log_end(&self, end: &End) {
-        let reason = match end {
-            End::HandedOver => return,
-            End::Left(reason) | End::Lost(reason) | End::Fatal(reason) => reason,
-            End::Refused { message, .. } => message.as_str(),
-        };
-        if self.bouncer.config().pgbouncer.log_disconnections {
-            let client = &self.client;
-            let age = self.bouncer.clock.now().since(client.connected_at) / 1_000_000;
-            tracing::info!(
-                "C-{:#x}: {}/{}@{} closing because: {reason} (age={age}s)",
-                client.id,
-                client.database.name,
-                client.user.name,
-                client.address
-            );
-        }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.bouncer.clients.remove(&self.client.key);
-    }
-}
-
-/// Places in `max_db_client_connections` and `max_user_client_connections`.
-#[derive(Debug, Default)]
-pub struct Places {
-    _database: Option<Place<Database>>,
-    _user: Option<Place<User>>,
 }
 
 /// Why a login ends without a session.
@@ -775,105 +703,6 @@ impl Login {
             places,
             own,
         })))
-    }
-}
-
-/// Waits for a server of the pool.
-pub(super) async fn obtain(
-    worker: &Worker,
-    pool: &Arc<Pool>,
-    client: &Arc<Client>,
-) -> Result<Lease, Refusal> {
-    match pool.checkout_first(client, worker.id, worker.now()) {
-        Checkout::Ready(lease) => Ok(lease),
-        Checkout::Failing(failure) => Err(Refusal::Server(failure)),
-        Checkout::Queued => match wait_for_grant(worker, pool, client).await {
-            Grant::Server(server) => Ok(Lease::granted(server, pool)),
-            Grant::Own(own) => Ok(Lease::granted(own.0, pool)),
-            Grant::Failed(failure) => Err(Refusal::Server(failure)),
-        },
-    }
-}
-
-/// Waits for a server that is opened for the client alone.
-async fn obtain_own(
-    worker: &Worker,
-    pool: &Arc<Pool>,
-    client: &Arc<Client>,
-) -> Result<(Lease, Welcome), Refusal> {
-    pool.ask_for_own(client, worker.id, worker.now());
-    match wait_for_grant(worker, pool, client).await {
-        Grant::Own(own) => {
-            let (server, welcome) = *own;
-            let own = Lease::granted(server, pool);
-            let own = own.rehome(worker.id).ok_or("server conn crashed?")?;
-            Ok((own, welcome))
-        }
-        Grant::Server(server) => {
-            Lease::granted(server, pool).discard("nobody asked for it");
-            Err(Refusal::Silent)
-        }
-        Grant::Failed(failure) => Err(Refusal::Server(failure)),
-    }
-}
-
-async fn wait_for_grant(worker: &Worker, pool: &Arc<Pool>, client: &Arc<Client>) -> Grant {
-    /// Leaves the queue if the login ends before its turn.
-    struct Queued<'a>(&'a Worker, &'a Arc<Pool>, &'a Arc<Client>);
-    impl Drop for Queued<'_> {
-        fn drop(&mut self) {
-            self.1.leave(self.2, self.0.now());
-        }
-    }
-    let _queued = Queued(worker, pool, client);
-    let granted = std::future::poll_fn(|cx| {
-        client.set_waker(cx.waker());
-        match client.take_grant() {
-            Some(grant) => std::task::Poll::Ready(grant),
-            None => std::task::Poll::Pending,
-        }
-    });
-    match worker.bouncer.login_wait(client) {
-        None => granted.await,
-        Some((limit, message)) => tokio::time::timeout(limit, granted)
-            .await
-            .unwrap_or_else(|_| Grant::Failed(Arc::new(LoginFailure::waited(message)))),
-    }
-}
-
-/// `proof`, AuthenticationOk, ParameterStatus, BackendKeyData, the notice of
-/// `login_notify_message` and ReadyForQuery, in one piece.
-fn greeting(
-    proof: &[u8],
-    bouncer: &Bouncer,
-    welcome: &Welcome,
-    own: &Arc<crate::server::Parameters>,
-    client: &Client,
-) -> BytesMut {
-    let statuses = welcome.statuses(own);
-    let mut greeting = BytesMut::with_capacity(proof.len() + statuses.len() + BESIDE_STATUSES);
-    greeting.extend_from_slice(proof);
-    backend::put(&mut greeting, &Authentication::Ok);
-    greeting.extend_from_slice(&statuses);
-    backend::put_backend_key(&mut greeting, &client.key, client.key_rest());
-    let notice = &bouncer.config().pgbouncer.login_notify_message;
-    if !notice.is_empty() {
-        backend::put_notice(&mut greeting, notice, "");
-    }
-    backend::put_ready(&mut greeting);
-    greeting
-}
-
-/// PgBouncer's `application_name_add_host`: ` - HOST:PORT` behind the name.
-fn name_with_host(name: &str, client: Address, own: Address) -> String {
-    match client {
-        Address::Unix { pid } => format!(
-            "{name} - unix({}@{}):{}",
-            pid.unwrap_or(0),
-            rustix::system::uname().nodename().to_string_lossy(),
-            own.port()
-        ),
-        address => format!("{name} - {address}"),
     }
 }
 
