@@ -154,6 +154,19 @@ fn an_empty_password_is_none() {
     assert_eq!(error.text(), "empty password returned by client");
 }
 
+#[test]
+fn options_that_contradict_each_other_let_nobody_in() {
+    let options = format!("{} {BY_NAME} ldapscheme=ldaps ldaptls=1", server());
+    let told = "cannot use ldaptls=1 together with ldaps";
+    refuses(&options, "dora", PASSWORD, told);
+    refuses(
+        &options,
+        "dora",
+        PASSWORD,
+        &format!("hba.conf, line 2: {told}"),
+    );
+}
+
 /// Rules that a reload or a start refuses can still be put in force by SET.
 #[test]
 fn options_that_cannot_be_used_let_nobody_in() {

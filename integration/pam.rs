@@ -166,6 +166,9 @@ fn a_module_that_hangs_does_not_keep_the_process() {
 
 #[test]
 fn a_client_that_leaves_while_a_module_is_asked_is_gone_at_once() {
+    if only_pgweir("PgBouncer 1.18 waits for the module") {
+        return;
+    }
     let service = service();
     let pooler = ini(&service).set("client_login_timeout", 600).start();
     let began = service.path().join("seen.hang");
