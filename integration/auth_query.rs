@@ -67,6 +67,17 @@ fn keys_of_a_scram_login_open_further_servers() {
 }
 
 #[test]
+fn a_client_that_leaves_while_its_user_is_looked_up_is_gone_at_once() {
+    let pooler = asking_for("SELECT $1::text, pg_sleep(600)::text")
+        .set("client_login_timeout", 600)
+        .start();
+    pooler.assert_notices_that_a_login_leaves(|client| {
+        client.send(login("scram_user", "").packet());
+        becomes("queries", 1, || pooler.backends().len());
+    });
+}
+
+#[test]
 fn a_wrong_password_is_refused() {
     for (method, text) in [
         ("plain", "password authentication failed"),

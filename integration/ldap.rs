@@ -2,6 +2,7 @@
 
 use crate::harness::backend::Fields;
 use crate::harness::directory::{Directory, PASSWORD};
+use crate::harness::frontend;
 use crate::harness::pooler::{Ini, Pooler};
 use crate::harness::wire::{Login, Wire};
 use std::io::{Read, Write};
@@ -153,6 +154,19 @@ fn an_empty_password_is_none() {
     assert_eq!(error.text(), "empty password returned by client");
 }
 
+#[test]
+fn options_that_contradict_each_other_let_nobody_in() {
+    let options = format!("{} {BY_NAME} ldapscheme=ldaps ldaptls=1", server());
+    let told = "cannot use ldaptls=1 together with ldaps";
+    refuses(&options, "dora", PASSWORD, told);
+    refuses(
+        &options,
+        "dora",
+        PASSWORD,
+        &format!("hba.conf, line 2: {told}"),
+    );
+}
+
 /// Rules that a reload or a start refuses can still be put in force by SET.
 #[test]
 fn options_that_cannot_be_used_let_nobody_in() {
@@ -245,6 +259,23 @@ fn a_directory_that_says_nothing_is_given_up() {
     let pooler = ini(&options).set("client_login_timeout", 1).start();
     let error = log_in(&pooler, "dora", PASSWORD).expect_err("no answer");
     assert_eq!(error.text(), "client_login_timeout");
+}
+
+#[test]
+fn a_client_that_leaves_while_a_directory_is_asked_is_gone_at_once() {
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let port = silent.local_addr().expect("it is bound").port();
+    let options = format!("ldapserver=127.0.0.1 ldapport={port} {BY_NAME}");
+    let pooler = ini(&options).set("client_login_timeout", 600).start();
+    let started = std::time::Instant::now();
+    pooler.assert_notices_that_a_login_leaves(|client| {
+        client.send(Login::new("dora", "db").packet());
+        client.recv();
+        client.send(frontend::password(format!("{PASSWORD}\0").as_bytes()));
+        silent.accept().map(std::mem::forget).expect("it is asked");
+    });
+    // A directory has 30 s.
+    assert!(started.elapsed().as_secs() < 20);
 }
 
 #[test]

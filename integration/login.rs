@@ -538,6 +538,22 @@ fn a_silent_client_is_closed_after_client_login_timeout() {
 }
 
 #[test]
+fn a_client_that_leaves_while_it_waits_for_a_server_is_gone_at_once() {
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let pooler = Ini::transaction()
+        .server(silent.local_addr().expect("it is bound"))
+        .set("client_login_timeout", 600)
+        .set("server_connect_timeout", 600)
+        .start();
+    let login = pooler.login("alice");
+    pooler.assert_notices_that_a_login_leaves(|client| {
+        client.send(login.packet());
+        pooler.wait_pool("cl_waiting", 1);
+    });
+    pooler.wait_pool("cl_waiting", 0);
+}
+
+#[test]
 fn the_welcome_is_the_servers_with_a_key_of_the_poolers() {
     let pooler = Ini::transaction().start();
     let client = pooler.client();

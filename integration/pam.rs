@@ -4,6 +4,7 @@
 //! services in another folder than `/etc/pam.d`.
 
 use crate::harness::backend::Fields;
+use crate::harness::frontend;
 use crate::harness::pooler::{Ini, Pooler};
 use crate::harness::postgres::password_of;
 use crate::harness::process::Folder;
@@ -161,6 +162,37 @@ fn a_module_that_hangs_does_not_keep_the_process() {
     log_in(&pooler, "hang", PASSWORD).expect_err("no answer");
     pooler.signal(Signal::TERM);
     pooler.wait_end();
+}
+
+#[test]
+fn a_client_that_leaves_while_a_module_is_asked_is_gone_at_once() {
+    if only_pgweir("PgBouncer 1.18 waits for the module") {
+        return;
+    }
+    let service = service();
+    let pooler = ini(&service).set("client_login_timeout", 600).start();
+    let began = service.path().join("seen.hang");
+    pooler.assert_notices_that_a_login_leaves(|client| {
+        client.send(Login::new("hang", "db").packet());
+        client.recv();
+        client.send(frontend::password(format!("{PASSWORD}\0").as_bytes()));
+        eventually("the module is asked", || match began.exists() {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        });
+    });
+    // Else it could have come back.
+    assert!(
+        began
+            .metadata()
+            .expect("its file")
+            .modified()
+            .expect("a time")
+            .elapsed()
+            .expect("before now")
+            .as_secs()
+            < 20
+    );
 }
 
 #[test]

@@ -378,6 +378,20 @@ impl<'a> Pooler<'a> {
         });
     }
 
+    /// A client that begins to log in so, and leaves as soon as it is counted,
+    /// is not counted any more long before a deadline could have ended it.
+    pub(crate) fn assert_notices_that_a_login_leaves(&self, begin: impl FnOnce(&mut Wire)) {
+        let logins = || {
+            let lists = self.console("SHOW LISTS");
+            lists.row(&[("list", "login_clients")]).number("items")
+        };
+        let mut client = Wire::connect(self.address());
+        begin(&mut client);
+        becomes("clients that log in", 1, logins);
+        drop(client);
+        becomes("clients that log in", 0, logins);
+    }
+
     /// Sessions on the database behind `db`.
     pub(crate) fn backends(&self) -> Vec<Backend> {
         self.database.backends()

@@ -54,8 +54,10 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), Warning> {
     }
 }
 
-/// Rules that let nobody in. PgBouncer skips lines that it cannot read, and so
-/// does [`load`]; but whom such a rule is for must not be let in by the next.
+/// Rules that nobody can have meant. PgBouncer skips lines that it cannot read,
+/// and so does [`load`]; but whom such a rule is for must not be let in by the
+/// next. Options that contradict each other are told by [`load`] alone:
+/// PgBouncer takes such a rule over, and its own tests ask for that.
 fn check_rules(file: &Path) -> Result<(), Warning> {
     // Where it cannot be read, `load` says so.
     let text = fs::read(file).unwrap_or_default();
@@ -73,7 +75,8 @@ fn check_rules(file: &Path) -> Result<(), Warning> {
             remedy,
         })
     };
-    if let Some((line, fault)) = rules.ldap_faults().next() {
+    let mut misspelt = rules.ldap_faults().filter(|(_, it)| it.is_misspelt());
+    if let Some((line, fault)) = misspelt.next() {
         return at(line, fault.to_string(), fault.remedy());
     }
     match rules.lines_of_pam().next() {
@@ -107,6 +110,10 @@ pub(super) fn load(config: &Config) -> Option<Rules> {
                 file.display()
             );
         }
+    }
+    for (line, fault) in rules.ldap_faults() {
+        let file = file.display();
+        tracing::warn!("{file}, line {line}: {fault}. {}", fault.remedy());
     }
     Some(rules)
 }

@@ -122,6 +122,14 @@ pub enum LdapFault {
 }
 
 impl LdapFault {
+    /// A word that means nothing, and not words that contradict each other.
+    pub fn is_misspelt(&self) -> bool {
+        matches!(
+            self,
+            LdapFault::Unknown(_) | LdapFault::Scheme(_) | LdapFault::Port(_) | LdapFault::Url
+        )
+    }
+
     /// What to do about it, as a sentence.
     pub fn remedy(&self) -> String {
         match self {
@@ -494,6 +502,18 @@ mod tests {
         for name in OPTIONS {
             let known = Options::default().set(name, "ldap".to_owned());
             assert!(!matches!(known, Err(LdapFault::Unknown(_))), "{name}");
+        }
+        for (text, is_misspelt) in [
+            ("ldapprefx=x", true),
+            ("ldapport=x", true),
+            ("ldapserver=h", false),
+            (
+                "ldapserver=h ldapprefix=x ldapscheme=ldaps ldaptls=1",
+                false,
+            ),
+        ] {
+            let fault = Ldap::parse(text).expect_err("a fault");
+            assert_eq!(fault.is_misspelt(), is_misspelt, "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::check::check;
-use super::login::{Login, Refusal, obtain};
+use super::login::{Login, Refusal, obtain, unless_gone};
 use super::lookups::{Answer, KnownUser, Question};
 use super::startup::Identity;
 use super::worker::Worker;
@@ -59,7 +59,7 @@ impl Login {
         self.waiting = true;
         let lookups = &self.worker.login.lookups;
         let answer = lookups.answer(&question, || self.worker.now(), unknown_for, asked);
-        let answer = answer.await;
+        let answer = unless_gone(&mut self.channel, answer).await?;
         self.waiting = false;
         match answer {
             Answer::Known(known) => Ok(Some(known)),

@@ -43,7 +43,7 @@ use crate::wire::{backend, frontend, startup};
 
 pub use self::books::{Registration, Socket};
 pub use self::places::Places;
-pub(super) use self::waiting::obtain;
+pub(super) use self::waiting::{obtain, unless_gone};
 
 /// The longest password or SASL message (PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`).
 const MAX_AUTH_MESSAGE: usize = 65_540;
@@ -641,13 +641,15 @@ impl Login {
             (false, Some(welcome)) => (None, welcome),
             (false, None) => {
                 self.waiting = true;
-                let first = obtain(&self.worker, &pool, &client).await?;
+                let wait = obtain(&self.worker, &pool, &client);
+                let first = unless_gone(&mut self.channel, wait).await??;
                 first.give_back(self.worker.now());
                 (None, pool.welcome().ok_or(Refusal::Silent)?)
             }
             (true, _) => {
                 self.waiting = true;
-                let (own, welcome) = obtain_own(&self.worker, &pool, &client).await?;
+                let wait = obtain_own(&self.worker, &pool, &client);
+                let (own, welcome) = unless_gone(&mut self.channel, wait).await??;
                 (Some(own), Arc::new(welcome))
             }
         };

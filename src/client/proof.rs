@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
 
-use super::login::{Login, Refusal};
+use super::login::{Login, Refusal, unless_gone};
 use super::startup::Identity;
 use crate::auth::hba::{IdentMap, Means, Origin, Rule, Visit};
 use crate::auth::ldap::Ldap;
@@ -149,7 +149,7 @@ impl Login {
             Ok(ldap) => {
                 let directories = &worker.login.directories;
                 let checked = directories.check(&ldap, &bouncer.names, user, &password);
-                checked.await
+                unless_gone(&mut self.channel, checked).await?
             }
             Err(fault) => Err(fault.to_string()),
         };
@@ -170,7 +170,7 @@ impl Login {
         };
         let worker = self.worker.clone();
         let checked = worker.login.pam.check(user, self.address, password);
-        Ok(match checked.await {
+        Ok(match unless_gone(&mut self.channel, checked).await? {
             Ok(password) => {
                 worker.bouncer.user(user);
                 Ok(Authenticated::vouched(user, password))

@@ -1,11 +1,39 @@
 //! A login that waits for a server.
 
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use super::Refusal;
 use crate::client::worker::Worker;
+use crate::net::{Channel, Received};
 use crate::pool::state::{Checkout, LoginFailure};
 use crate::pool::{Client, Grant, Lease, Pool, Welcome};
+
+/// Bytes that are taken from a client while its login waits: enough to see
+/// that it is still there. Nothing is to come from it.
+const WAITING_BYTES: usize = 4 * 1024;
+
+/// What `wait` comes to, unless the client leaves before.
+///
+/// Boxed: logins that wait are few, and all of them would carry it.
+pub(in crate::client) async fn unless_gone<T>(
+    channel: &mut Channel,
+    wait: impl Future<Output = T>,
+) -> Result<T, Refusal> {
+    let mut wait = Box::pin(wait);
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(done) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            match ready!(channel.poll_carry(cx, WAITING_BYTES)) {
+                Ok(Received::Chunk(())) => {}
+                Ok(Received::End) | Err(_) => return Poll::Ready(Err(Refusal::Silent)),
+            }
+        }
+    })
+    .await
+}
 
 /// Waits for a server of the pool.
 pub(in crate::client) async fn obtain(
@@ -58,8 +86,8 @@ async fn wait_for_grant(worker: &Worker, pool: &Arc<Pool>, client: &Arc<Client>)
     let granted = std::future::poll_fn(|cx| {
         client.set_waker(cx.waker());
         match client.take_grant() {
-            Some(grant) => std::task::Poll::Ready(grant),
-            None => std::task::Poll::Pending,
+            Some(grant) => Poll::Ready(grant),
+            None => Poll::Pending,
         }
     });
     match worker.bouncer.login_wait(client) {
