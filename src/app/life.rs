@@ -252,8 +252,13 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
         queue: log.clone(),
     }));
     let life = Life {
+        console: Console::new(
+            bouncer.clone(),
+            process.clone(),
+            log.clone(),
+            monitoring.front.clone(),
+        ),
         monitoring,
-        console: Console::new(bouncer.clone(), process.clone(), log.clone()),
         process,
         bouncer,
         log,
