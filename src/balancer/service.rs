@@ -1,14 +1,16 @@
 //! One request, from its head to the head of its answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, Version};
 
 use super::attempt::{Answered, NodeRequest};
+use super::cache::{self, Lookup, Served};
 use super::client::Client;
 use super::core::Core;
 use super::download::Download;
@@ -16,7 +18,9 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::hygiene::{self, Origin, X_REQUEST_ID};
 use super::journey;
+use super::metrics::Shed;
 use super::policy;
+use super::queue::NodeSet;
 use super::refusal::Refusal;
 use super::upload::Upload;
 
@@ -27,6 +31,7 @@ pub(crate) async fn serve(
     client: Arc<Client>,
     request: Request<Incoming>,
 ) -> Response<Download> {
+    let core = core.latest();
     let odd_bytes = client.begin();
     let (head, body) = request.into_parts();
     let version = head.version;
@@ -36,25 +41,57 @@ pub(crate) async fn serve(
         None => ask(&core, &mut exchange, &client, head, body).await,
     };
     match result {
-        Ok((answered, deadline)) => pass_on(&core, client, version, exchange, answered, deadline),
+        Ok(Reply::Node(answered, deadline)) => {
+            pass_on(&core, client, version, exchange, answered, deadline)
+        }
+        Ok(Reply::Kept(served)) => answer_from_cache(exchange, &served),
         Err(failure) => answer_ourselves(&core, exchange, failure),
     }
 }
 
-/// Has a node answer the request, before the deadline that comes with the
-/// answer.
+/// An answer for a client.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and a box is an allocation for each request"
+)]
+enum Reply {
+    /// A node's; its body has to end before this moment.
+    Node(Answered, Instant),
+    /// A kept one.
+    Kept(Served),
+}
+
+/// Has the request answered: from the cache, if its route keeps answers, else
+/// by a node.
 async fn ask(
     core: &Arc<Core>,
     exchange: &mut Exchange,
     client: &Client,
     mut head: Parts,
     body: Incoming,
-) -> Result<(Answered, Instant), Failure> {
+) -> Result<Reply, Failure> {
     let accepted = policy::judge(&head, core.upload.max_body).map_err(Failure::Refused)?;
     let id = core.routes.find(&head.method, accepted.target.path());
     exchange.on_route(id);
     let route = core.routes.get(id);
     let deadline = exchange.began() + route.timeout;
+    let limited = core.limiter.admit(client.address().ip(), id, Instant::now);
+    if let Err(limited) = limited {
+        core.metrics.limited(id, limited.by);
+        return Err(Failure::Limited(limited));
+    }
+    if let Some(rule) = route.cache {
+        if cache::is_for(&head, &accepted)
+            && let Some(served) = cache::ask(core, rule, &accepted.target, deadline).await?
+        {
+            return Ok(Reply::Kept(served));
+        }
+        exchange.cached(Lookup::Bypass, Duration::ZERO);
+    }
+    if core.pressure.is_above(core.shed_above) {
+        core.metrics.shed(Shed::PoolerBusy);
+        return Err(Failure::Shed(Shed::PoolerBusy));
+    }
     let origin = Origin {
         client: client.address().ip(),
         version: head.version,
@@ -70,11 +107,12 @@ async fn ask(
         target: accepted.target,
         headers: head.headers,
         replay: route.replay,
+        last_choice: NodeSet::default(),
         deadline,
         received: Arc::clone(exchange.received()),
     };
-    let answered = journey::answer(core, exchange, request, upload).await?;
-    Ok((answered, deadline))
+    let answered = journey::answer(core, exchange.trail(), request, upload).await?;
+    Ok(Reply::Node(answered, deadline))
 }
 
 fn pass_on(
@@ -93,6 +131,8 @@ fn pass_on(
     let (mut head, incoming) = response.into_parts();
     let status = head.status;
     hygiene::clean_response(&mut head.headers, status, head.version, exchange.id());
+    let forwarded = HeaderValue::from_static(cache::FORWARDED);
+    head.headers.append(cache::CACHE_STATUS, forwarded);
     exchange.answered(status.as_u16(), None);
     let ends_with_the_connection =
         version == Version::HTTP_10 && !head.headers.contains_key(CONTENT_LENGTH);
@@ -102,6 +142,20 @@ fn pass_on(
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = head.headers;
+    response
+}
+
+fn answer_from_cache(mut exchange: Exchange, served: &Served) -> Response<Download> {
+    let is_head = exchange.is_head();
+    let mut response = Response::new(Download::Own(match is_head {
+        true => Bytes::new(),
+        false => served.stored.body.clone(),
+    }));
+    *response.status_mut() = served.stored.status;
+    *response.headers_mut() = served.headers(exchange.id());
+    exchange.cached(served.lookup, served.age);
+    exchange.answered(served.stored.status.as_u16(), None);
+    exchange.sent(served.stored.body.len());
     response
 }
 
