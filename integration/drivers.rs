@@ -30,7 +30,7 @@ fn conninfo(pooler: &Pooler<'_>) -> String {
 
 /// Standard output of a program that has to succeed.
 #[track_caller]
-fn succeeded(output: &Output) -> String {
+pub(crate) fn succeeded(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     let error = text(&output.stderr);
     assert!(
@@ -234,7 +234,7 @@ fn installer(program: impl AsRef<std::ffi::OsStr>) -> Command {
 }
 
 /// The Python of an environment with the drivers in it.
-fn python() -> &'static Path {
+pub(crate) fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {
         let folder = installed("python", &["requirements.txt"], |folder| {
@@ -271,7 +271,7 @@ fn node_modules() -> &'static Path {
 }
 
 /// A driver's script, with time to end.
-fn script(program: impl AsRef<std::ffi::OsStr>, file: &str) -> Command {
+pub(crate) fn script(program: impl AsRef<std::ffi::OsStr>, file: &str) -> Command {
     let mut command = Command::new("timeout");
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("integration/drivers")

@@ -12,6 +12,7 @@ mod dns;
 mod drivers;
 mod exporter;
 mod extended;
+mod front;
 mod harness;
 mod hba;
 mod hostile;

@@ -515,8 +515,8 @@ impl Life {
         let balancer = Balancer::bind(settings).map_err(|error| error.to_string())?;
         let registered = balancer.register(&self.monitoring.registry);
         registered.map_err(|error| error.to_string())?;
-        for address in balancer.addresses() {
-            tracing::info!("balancer listening on {address}");
+        for place in balancer.places() {
+            tracing::info!("balancer listening on {place}");
         }
         Ok(Some(balancer))
     }

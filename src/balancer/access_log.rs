@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     pub(crate) time: SystemTime,
     pub(crate) client: SocketAddr,
     pub(crate) method: Method,
-    /// As the client sent it.
+    /// As the client sent it, without the host in HTTP/2 and HTTP/3.
     pub(crate) target: Uri,
     pub(crate) version: Version,
     /// Its route, its waits and its attempts.
@@ -205,6 +205,8 @@ impl<'a> Line<'a> {
             target: &entry.target,
             proto: match entry.version {
                 Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_3 => "HTTP/3",
                 _ => "HTTP/1.1",
             },
             route: &names.routes[entry.trail.route.0],

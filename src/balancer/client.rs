@@ -2,21 +2,35 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::framing::{At, Scanner};
 use super::refusal::Refusal;
+use super::site::Site;
+
+/// Time between telling a client that its connection ends and ending it, for
+/// what is on the way.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Requests that a client may leave at once, on one connection.
+const LEAVES_MAX: f64 = 200.0;
+
+/// Requests that it may leave each second, for ever.
+const LEAVES_PER_SECOND: f64 = 20.0;
 
 /// What is known of a client connection.
 #[derive(Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
+    /// The site it reached over TLS; none in clear.
+    site: Option<Arc<Site>>,
     inner: Mutex<Inner>,
 }
 
@@ -25,22 +39,33 @@ struct Inner {
     scanner: Scanner,
     /// Requests handed to the service.
     requests: u64,
-    /// A request is being served.
-    busy: bool,
+    /// Requests being served.
+    serving: u32,
     /// When the last request ended; at first, when the client came.
     rests_since: Instant,
     /// When the head that is being received began.
     head_since: Option<Instant>,
     /// Since when the socket takes no more bytes.
     blocked_since: Option<Instant>,
+    /// When it was told that the connection ends.
+    dismissed: Option<Dismissed>,
+    /// Requests it left, each forgotten after a while, and as of when.
+    leaves: (f64, Instant),
     /// The end of the connection has to look like an accident.
     reset: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Dismissed {
+    since: Instant,
+    /// Whether its requests may end before.
+    kindly: bool,
 }
 
 /// How long a client is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    /// For a head, once it began, and for the first one.
+    /// For a TLS handshake; for a head, once it began, and for the first one.
     pub(crate) head: Duration,
     /// For the next request.
     pub(crate) idle: Duration,
@@ -57,20 +82,27 @@ pub(crate) enum Waits {
     Head,
     /// To read its answer.
     Write,
+    /// To wait for the answers it asked for: it leaves too many.
+    Leave,
+    /// To go, after it was told to.
+    Goodbye,
 }
 
 impl Client {
     /// A client that came at `now`.
-    pub(crate) fn new(address: SocketAddr, now: Instant) -> Client {
+    pub(crate) fn new(address: SocketAddr, site: Option<Arc<Site>>, now: Instant) -> Client {
         Client {
             address,
+            site,
             inner: Mutex::new(Inner {
                 scanner: Scanner::default(),
                 requests: 0,
-                busy: false,
+                serving: 0,
                 rests_since: now,
                 head_since: None,
                 blocked_since: None,
+                dismissed: None,
+                leaves: (0.0, now),
                 reset: false,
             }),
         }
@@ -81,30 +113,52 @@ impl Client {
         self.address
     }
 
+    /// The site it reached over TLS; none in clear.
+    pub(crate) fn site(&self) -> Option<&Site> {
+        self.site.as_deref()
+    }
+
     /// The next request is being served. What is wrong with its bytes, if
     /// something is.
     pub(crate) fn begin(&self) -> Option<Refusal> {
         let mut inner = self.inner();
         let number = inner.requests;
         inner.requests += 1;
-        inner.busy = true;
+        inner.serving += 1;
         match number == inner.scanner.heads() {
             true => inner.scanner.refused(),
             false => None,
         }
     }
 
-    /// Its answer has ended.
-    pub(crate) fn end(&self, now: Instant) {
+    /// An answer has ended; `left` says that the client did not wait for that.
+    pub(crate) fn end(&self, now: Instant, left: bool) {
         let mut inner = self.inner();
-        inner.busy = false;
+        inner.serving -= 1;
         inner.rests_since = now;
+        if left {
+            let (count, since) = inner.leaves;
+            let forgotten = (now - since).as_secs_f64() * LEAVES_PER_SECOND;
+            inner.leaves = ((count - forgotten).max(0.0) + 1.0, now);
+        }
+    }
+
+    /// The client is told that the connection ends. With `kindly`, its requests
+    /// are served to their ends.
+    pub(crate) fn dismiss(&self, now: Instant, kindly: bool) {
+        let since = now;
+        self.inner().dismissed = Some(Dismissed { since, kindly });
     }
 
     /// The connection is to be reset, so that the client sees that its answer
     /// is cut.
     pub(crate) fn reset(&self) {
         self.inner().reset = true;
+    }
+
+    /// Whether a request of it has been served.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.inner().requests > 0
     }
 
     /// Whether there are bytes of a request that nobody has read.
@@ -119,7 +173,19 @@ impl Client {
         if let Some(since) = inner.blocked_since {
             return Some((Waits::Write, since + patience.write));
         }
-        if inner.busy {
+        match inner.dismissed {
+            Some(it) if !(it.kindly && inner.serving > 0) => {
+                let since = if it.kindly {
+                    it.since.max(inner.rests_since)
+                } else {
+                    it.since
+                };
+                return Some((Waits::Goodbye, since + GOODBYE));
+            }
+            None if inner.leaves.0 > LEAVES_MAX => return Some((Waits::Leave, inner.leaves.1)),
+            _ => {}
+        }
+        if inner.serving > 0 {
             return None;
         }
         match inner.head_since {
@@ -158,39 +224,74 @@ impl Client {
     }
 }
 
+/// What a client's bytes come over: TCP, or TLS on it.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static> Transport for T {}
+
 /// The client's socket under hyper: passes everything on and looks on.
 #[derive(Debug)]
-pub(crate) struct ClientIo {
-    stream: TcpStream,
+pub(crate) struct ClientIo<T: Transport> {
+    stream: T,
     client: Arc<Client>,
+    /// What was read before hyper reads.
+    early: Vec<u8>,
+    /// Whether the bytes are HTTP/1 messages, that have to be looked at.
+    is_scanned: bool,
     /// A body's framing is broken: what follows is not read.
     broken: bool,
+    /// A flush did not come to its end.
+    waits_in_tls: bool,
 }
 
-impl ClientIo {
-    pub(crate) fn new(stream: TcpStream, client: Arc<Client>) -> ClientIo {
+impl<T: Transport> ClientIo<T> {
+    /// A connection that speaks HTTP/1 and began with these bytes.
+    pub(crate) fn messages(stream: T, client: Arc<Client>, early: Vec<u8>) -> ClientIo<T> {
         ClientIo {
             stream,
             client,
+            early,
+            is_scanned: true,
             broken: false,
+            waits_in_tls: false,
         }
+    }
+
+    /// A connection that speaks HTTP/2 and began with these bytes.
+    pub(crate) fn frames(stream: T, client: Arc<Client>, early: Vec<u8>) -> ClientIo<T> {
+        let mut io = ClientIo::messages(stream, client, early);
+        io.is_scanned = false;
+        io
     }
 
     /// The socket.
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut T {
         &mut self.stream
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let now = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early[..now]);
+        self.early.drain(..now);
+        if self.early.is_empty() {
+            self.early = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl Drop for ClientIo {
+impl<T: Transport> Drop for ClientIo<T> {
     fn drop(&mut self) {
         if self.client.inner().reset {
-            let _refused = self.stream.set_zero_linger();
+            let _refused = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-impl AsyncRead for ClientIo {
+impl<T: Transport> AsyncRead for ClientIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -200,17 +301,17 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Err(broken_framing()));
         }
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        ready!(self.poll_bytes(cx, buf))?;
         let came = buf.filled().len() - before;
-        if came == 0 {
-            return result;
+        if came == 0 || !self.is_scanned {
+            return Poll::Ready(Ok(()));
         }
         let good = self.client.came(&buf.filled()[before..]);
         buf.set_filled(before + good);
         self.broken = good < came;
         match good {
             0 => Poll::Ready(Err(broken_framing())),
-            _ => result,
+            _ => Poll::Ready(Ok(())),
         }
     }
 }
@@ -219,7 +320,7 @@ fn broken_framing() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "broken framing")
 }
 
-impl AsyncWrite for ClientIo {
+impl<T: Transport> AsyncWrite for ClientIo<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -245,7 +346,13 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        // Bytes that were taken may wait in TLS; TCP takes none that wait.
+        if result.is_pending() || self.waits_in_tls {
+            self.waits_in_tls = result.is_pending();
+            self.client.went(&result);
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -265,7 +372,7 @@ mod tests {
     };
 
     fn client(now: Instant) -> Client {
-        Client::new("192.0.2.1:1".parse().expect("an address"), now)
+        Client::new("192.0.2.1:1".parse().expect("an address"), None, now)
     }
 
     #[test]
@@ -304,7 +411,7 @@ mod tests {
         assert!(matches!(client.waits(PATIENCE), Some((Waits::Write, _))));
         client.went(&Poll::Ready(Ok(())));
         assert_eq!(client.waits(PATIENCE), None);
-        client.end(now + SECOND);
+        client.end(now + SECOND, false);
         assert_eq!(
             client.waits(PATIENCE),
             Some((Waits::Idle, now + 61 * SECOND))
@@ -318,10 +425,47 @@ mod tests {
         client.came(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET");
         assert_eq!(client.begin(), None);
         let end = now + 100 * SECOND;
-        client.end(end);
+        client.end(end, false);
         assert_eq!(
             client.waits(PATIENCE),
             Some((Waits::Head, end + 10 * SECOND))
+        );
+    }
+
+    #[test]
+    fn a_client_that_leaves_its_requests_over_and_over_is_sent_away() {
+        let now = Instant::now();
+        let client = client(now);
+        let leave = |times: u32, now: Instant| {
+            for _ in 0..times {
+                client.begin();
+                client.end(now, true);
+            }
+        };
+        leave(LEAVES_MAX as u32, now);
+        assert!(matches!(client.waits(PATIENCE), Some((Waits::Idle, _))));
+        leave(1, now);
+        assert_eq!(client.waits(PATIENCE), Some((Waits::Leave, now)));
+        // A page that is left now and then is no flood.
+        leave(1, now + 60 * SECOND);
+        assert!(matches!(client.waits(PATIENCE), Some((Waits::Idle, _))));
+    }
+
+    #[test]
+    fn who_is_told_to_go_may_finish_unless_it_is_told_for_a_reason() {
+        let now = Instant::now();
+        let client = client(now);
+        client.begin();
+        client.dismiss(now, true);
+        assert_eq!(client.waits(PATIENCE), None);
+        client.end(now + SECOND, false);
+        let goodbye = now + SECOND + GOODBYE;
+        assert_eq!(client.waits(PATIENCE), Some((Waits::Goodbye, goodbye)));
+        client.begin();
+        client.dismiss(now, false);
+        assert_eq!(
+            client.waits(PATIENCE),
+            Some((Waits::Goodbye, now + GOODBYE))
         );
     }
 }

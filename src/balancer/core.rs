@@ -54,6 +54,9 @@ pub(crate) struct Core {
     pub(crate) patience: Patience,
     /// Longest pause between two pieces of an answer's body.
     pub(crate) body_timeout: Duration,
+    /// Longest time a stream of HTTP/2 or HTTP/3 takes, to the last byte the
+    /// client has room for.
+    pub(crate) stream_timeout: Duration,
     /// Longest time a check decides about a 5xx answer.
     pub(crate) verdict_timeout: Duration,
 }

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use hyper::Method;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
+use hyper::{Method, Uri, Version};
 
 use super::access_log::Entry;
 use super::cache::Lookup;
@@ -52,7 +52,7 @@ impl Exchange {
                 time,
                 client: client.address(),
                 method: head.method.clone(),
-                target: head.uri.clone(),
+                target: target(head),
                 version: head.version,
                 trail: Trail::new(core.routes.other()),
                 status: 0,
@@ -163,9 +163,19 @@ impl Drop for Exchange {
             cut: self.cut,
         });
         metrics.in_flight().dec();
-        self.client.end(Instant::now());
+        let left = self.cut == Some(CutBy::Client);
+        self.client.end(Instant::now(), left);
         if self.core.log.is_on() {
             self.core.log.write(entry, metrics);
         }
+    }
+}
+
+/// The target as the client sent it; in HTTP/2 and HTTP/3 the path alone, as
+/// in HTTP/1.
+fn target(head: &Parts) -> Uri {
+    match (head.version, head.uri.path_and_query()) {
+        (Version::HTTP_2 | Version::HTTP_3, Some(path)) => path.clone().into(),
+        _ => head.uri.clone(),
     }
 }

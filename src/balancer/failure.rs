@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, Version};
 
 use super::hygiene::PSEUDONYM;
 use super::metrics::Shed;
@@ -95,8 +95,8 @@ impl Failure {
         Words { status, error, label, text }
     }
 
-    /// The answer.
-    pub(crate) fn answer(self) -> Response<Bytes> {
+    /// The answer to a request of this version.
+    pub(crate) fn answer(self, version: Version) -> Response<Bytes> {
         let words = self.words();
         let body = Bytes::from(format!("{} {}\n", words.status.as_u16(), words.text));
         let mut response = Response::new(body);
@@ -118,7 +118,8 @@ impl Failure {
             let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
         }
-        if matches!(self, Failure::Refused(_)) {
+        let is_framed = matches!(version, Version::HTTP_2 | Version::HTTP_3);
+        if matches!(self, Failure::Refused(_)) && !is_framed {
             // Where its body ends may not be known.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -162,7 +163,7 @@ mod tests {
                 "pgweir; error=http_request_error; details=\"host_twice\"",
             ),
         ] {
-            let answer = failure.answer();
+            let answer = failure.answer(Version::HTTP_11);
             assert_eq!(answer.status(), status);
             assert_eq!(answer.headers()["proxy-status"], proxy_status);
             assert_eq!(
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn who_may_come_again_is_told_when_and_who_was_refused_is_sent_away() {
-        let headers = |failure: Failure| failure.answer().headers().clone();
+        let headers = |failure: Failure| failure.answer(Version::HTTP_11).headers().clone();
         assert_eq!(headers(Failure::NoNode)["retry-after"], "1");
         assert!(!headers(Failure::Nonsense).contains_key("retry-after"));
         assert_eq!(
@@ -184,5 +185,7 @@ mod tests {
         );
         assert!(headers(Failure::Refused(Refusal::Trace)).contains_key("allow"));
         assert!(!headers(Failure::NoNode).contains_key("connection"));
+        let framed = Failure::Refused(Refusal::Trace).answer(Version::HTTP_2);
+        assert!(!framed.headers().contains_key("connection"));
     }
 }

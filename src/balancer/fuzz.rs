@@ -281,6 +281,7 @@ fn judge(mut head: Parts) {
     let origin = Origin {
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         version: head.version,
+        is_secure: false,
     };
     let id = HeaderValue::from_static("id");
     hygiene::clean_request(&mut head.headers, &accepted, origin, id.clone());

@@ -8,8 +8,8 @@
 use std::net::IpAddr;
 
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use hyper::{StatusCode, Version};
 
@@ -65,6 +65,8 @@ pub(crate) struct Origin {
     pub(crate) client: IpAddr,
     /// The version it speaks.
     pub(crate) version: Version,
+    /// Whether it came over TLS or QUIC.
+    pub(crate) is_secure: bool,
 }
 
 /// Makes a client's request head fit for a node. One that has no Host gets
@@ -80,9 +82,13 @@ pub(crate) fn clean_request(
     for name in &OWN {
         headers.remove(name);
     }
-    if accepted.length == Length::Chunked {
-        headers.remove(CONTENT_LENGTH);
+    match accepted.length {
+        Length::Unknown => drop(headers.remove(CONTENT_LENGTH)),
+        // One, if it was said more than once.
+        Length::Known(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
+        Length::Empty => {}
     }
+    join_cookies(headers);
     match &accepted.host {
         Some(host) => {
             headers.insert(HOST, host.clone());
@@ -93,7 +99,8 @@ pub(crate) fn clean_request(
         }
     }
     headers.insert(X_FORWARDED_FOR, address_value(origin.client));
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let scheme = if origin.is_secure { "https" } else { "http" };
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     set_trace(headers, &id);
     headers.insert(X_REQUEST_ID, id);
     headers.append(VIA, via(origin.version));
@@ -126,8 +133,22 @@ pub(crate) fn clean_response(
     if chunked || status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     }
+    // Other ways to this site are the balancer's to name.
+    headers.remove(ALT_SVC);
     headers.insert(X_REQUEST_ID, id);
     headers.append(VIA, via(version));
+}
+
+/// HTTP/2 and HTTP/3 may cut cookies into several fields; HTTP/1 has one
+/// (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
+        let crumbs = [first, second].into_iter().chain(cookies);
+        let crumbs: Vec<&[u8]> = crumbs.map(HeaderValue::as_bytes).collect();
+        let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+        headers.insert(COOKIE, joined.expect("made of what was in fields"));
+    }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -167,6 +188,8 @@ fn is_shadow(name: &HeaderName) -> bool {
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 pgweir",
+        Version::HTTP_2 => "2.0 pgweir",
+        Version::HTTP_3 => "3.0 pgweir",
         _ => "1.1 pgweir",
     })
 }
@@ -207,6 +230,7 @@ mod tests {
         let origin = Origin {
             client: "::ffff:192.0.2.7".parse().expect("an address"),
             version: Version::HTTP_11,
+            is_secure: false,
         };
         let id = HeaderValue::from_static("id-1");
         clean_request(&mut headers, &accepted, origin, id);
@@ -319,6 +343,14 @@ mod tests {
         let headers = request(&[("traceparent", "x"), ("tracestate", "a=b")], None);
         assert!(!headers.contains_key("tracestate"));
         assert!(!headers.contains_key("traceparent"), "the id is no UUID");
+    }
+
+    #[test]
+    fn cookies_that_were_cut_into_fields_are_joined() {
+        let rows = [("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")];
+        let headers = request(&rows, Some("a"));
+        let cookies: Vec<_> = headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3; d=4"]);
     }
 
     #[test]

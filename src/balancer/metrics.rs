@@ -52,7 +52,7 @@ const CODES: [u16; 24] = [
     500, 501, 502, 503, 504,
 ];
 
-const PROTOCOLS: [&str; 2] = ["http/1.0", "http/1.1"];
+const PROTOCOLS: [&str; 4] = ["http/1.0", "http/1.1", "http/2", "http/3"];
 
 /// Why a request was not let wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +168,10 @@ struct Families {
     queue: IntGauge,
     clients: IntGauge,
     log_dropped: IntCounter,
+    handshakes_failed: IntCounter,
+    floods: IntCounter,
+    certificate_expires: IntGauge,
+    certificate_stale: IntGauge,
     cache_requests: IntCounterVec,
     cache_fills: IntCounterVec,
     cache_age: HistogramVec,
@@ -204,6 +208,10 @@ impl Families {
             queue: kept(&mut all, IntGauge::new("pgweir_http_queue_length", "Requests waiting for a node."))?,
             clients: kept(&mut all, IntGauge::new("pgweir_http_client_connections", "Open client connections."))?,
             log_dropped: kept(&mut all, IntCounter::new("pgweir_http_access_log_dropped_total", "Access log lines dropped because the writer was behind."))?,
+            handshakes_failed: kept(&mut all, IntCounter::new("pgweir_http_handshakes_failed_total", "TLS and QUIC handshakes of clients that failed or took too long."))?,
+            floods: kept(&mut all, IntCounter::new("pgweir_http_floods_total", "Connections ended because the client left too many requests."))?,
+            certificate_expires: kept(&mut all, IntGauge::new("pgweir_http_certificate_expires_seconds", "When the certificate ceases to hold, in seconds since 1970; 0 without HTTPS."))?,
+            certificate_stale: kept(&mut all, IntGauge::new("pgweir_http_certificate_stale", "1 while the certificate's files cannot be used and the one before is shown."))?,
             cache_requests: kept(&mut all, counters("pgweir_cache_requests_total", "Requests on routes whose answers are kept, by what the cache did for them.", &["route", "result"]))?,
             cache_fills: kept(&mut all, counters("pgweir_cache_fills_total", "Answers fetched for the cache, by what came of it.", &["route", "result"]))?,
             cache_age: kept(&mut all, ages("pgweir_cache_served_age_seconds", "Age of answers from the cache when they were served, from when they were asked for.", &["route"]))?,
@@ -360,6 +368,27 @@ impl Metrics {
     /// Connections that ended without a readable request.
     pub(crate) fn unread(&self) -> &IntCounter {
         &self.families.unread
+    }
+
+    /// A client's TLS or QUIC handshake failed.
+    pub(crate) fn handshake_failed(&self) {
+        self.families.handshakes_failed.inc();
+    }
+
+    /// A connection is ended because its client left too many requests.
+    pub(crate) fn flooded(&self) {
+        self.families.floods.inc();
+    }
+
+    /// The certificate that is shown holds until then, in seconds since 1970.
+    pub(crate) fn certificate_expires(&self, seconds: u64) {
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        self.families.certificate_expires.set(seconds);
+    }
+
+    /// Whether the certificate's files hold another one, that cannot be used.
+    pub(crate) fn certificate_is_stale(&self, stale: bool) {
+        self.families.certificate_stale.set(i64::from(stale));
     }
 
     /// A request was refused without asking a node.
@@ -528,7 +557,12 @@ impl RouteMetrics {
 
     fn count(&self, family: &IntCounterVec, ended: &Ended<'_>) {
         let method = METHODS.iter().position(|it| it == ended.method);
-        let protocol = usize::from(ended.version != Version::HTTP_10);
+        let protocol = match ended.version {
+            Version::HTTP_10 => 0,
+            Version::HTTP_2 => 2,
+            Version::HTTP_3 => 3,
+            _ => 1,
+        };
         let look_up = || {
             let code = ended.status.to_string();
             let word = method.map_or("other", |it| METHODS[it].as_str());

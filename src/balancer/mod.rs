@@ -1,8 +1,9 @@
 //! The HTTP balancer: a thin reverse proxy in front of a few equal nodes of
 //! one application, whose death it hides.
 //!
-//! A request's way: `server` accepts the client and has hyper read the request,
-//! while `framing` looks on; `policy` judges it, `route` names it, `hygiene`
+//! A request's way: `server` accepts the client and finds out what it speaks;
+//! `http1`, where `framing` looks on, `http2` or `h3` reads the request, all
+//! others are alike for all protocols. `policy` judges it, `route` names it, `hygiene`
 //! cleans its headers, `upload` takes its body; `journey` gets a node from
 //! `nodes`, makes an `attempt`, and if that fails asks `retry` whether it may
 //! make another; `download` passes the answer on, and when that has ended,
@@ -12,23 +13,28 @@
 //! `framing`, `health`, `queue`, `retry`. What waits has a deadline, what
 //! queues has a bound.
 //!
-//! Today it speaks HTTP/1.1 and 1.0 to clients and HTTP/1.1 to nodes.
+//! It speaks HTTP/1.1, 1.0, 2 and 3 to clients and HTTP/1.1 to nodes.
 
 mod access_log;
 mod attempt;
+mod body;
 mod cache;
 mod check;
 mod client;
 mod connection;
 mod core;
 mod download;
+mod drive;
 mod exchange;
 mod failure;
 mod framing;
 mod front;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+mod h3;
 mod health;
+mod http1;
+mod http2;
 mod hygiene;
 mod journey;
 mod metrics;
@@ -44,8 +50,10 @@ mod renewal;
 mod request_id;
 mod retry;
 mod route;
+mod secure;
 mod server;
 mod service;
+mod site;
 mod timer;
 mod trail;
 mod upload;
@@ -70,7 +78,9 @@ use self::cache::{Cache, keep_fresh};
 use self::core::{Core, Current, Tenure};
 use self::metrics::Metrics;
 use self::renewal::with_limits;
-use self::server::{CLIENTS_MAX, Phase, accept};
+use self::secure::PROTOCOLS;
+use self::server::{CLIENTS_MAX, HANDSHAKES_MAX, Phase, Speech, Tls, accept};
+use self::site::{Certificate, Site};
 
 pub use self::pressure::Pressure;
 pub use self::renewal::Renewal;
@@ -87,7 +97,10 @@ pub struct Balancer {
     core: Arc<Core>,
     /// Ends with it, however it ends.
     tenure: Tenure,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<(std::net::TcpListener, Speech)>,
+    http3: Vec<h3::Listener>,
+    /// What `https_listen` shows.
+    certificate: Option<Certificate>,
     drain_timeout: Duration,
 }
 
@@ -129,19 +142,80 @@ impl Balancer {
         let drain_timeout = core.routes.iter().map(|it| it.timeout).max();
         core.cache.adopt(&core.routes, settings.cache_size);
         let core = Arc::new(core);
-        Ok(Balancer {
+        let mut balancer = Balancer {
             tenure: Tenure::begin(&core),
             core,
-            listeners: listen(&settings.listen)?,
+            listeners: Vec::new(),
+            http3: Vec::new(),
+            certificate: None,
             drain_timeout: drain_timeout.unwrap_or(settings.request_timeout),
-        })
+        };
+        balancer.listen(settings)?;
+        Ok(balancer)
     }
 
-    /// Where it listens, in the order of the setting; with the ports the
-    /// system chose for those that were given as 0.
+    fn listen(&mut self, settings: &config::Balancer) -> io::Result<()> {
+        if settings.listen.is_empty() && settings.https_listen.is_empty() {
+            return Err(invalid("balancer.listen", "name an address to listen on"));
+        }
+        for address in &settings.listen {
+            let listener = listener("balancer.listen", *address)?;
+            self.listeners.push((listener, Speech::Plain));
+        }
+        if settings.https_listen.is_empty() {
+            return Ok(());
+        }
+        let certificate = Certificate::find(settings)?;
+        let offer = certificate.identity.over_tcp(&PROTOCOLS);
+        let offer = offer.map_err(io::Error::other)?;
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        for address in &settings.https_listen {
+            let listener = listener("balancer.https_listen", *address)?;
+            // The same port, also where the system chose it.
+            let address = listener.local_addr()?;
+            let site = Arc::new(Site::new(address.port(), settings.http3));
+            if settings.http3 {
+                let (identity, patience) = (&certificate.identity, self.core.patience);
+                let bound = h3::Listener::bind(address, identity, Arc::clone(&site), patience);
+                let bound = bound.map_err(|error| {
+                    let problem = format!(
+                        "balancer.https_listen: cannot listen on UDP {address}: {error}; \
+                         free it or set http3 to 0"
+                    );
+                    io::Error::new(error.kind(), problem)
+                })?;
+                self.http3.push(bound);
+            }
+            let tls = Tls {
+                offer: offer.clone(),
+                site,
+                handshakes: Arc::clone(&handshakes),
+            };
+            self.listeners.push((listener, Speech::Tls(tls)));
+        }
+        certificate.tell(&self.core.metrics);
+        self.certificate = Some(certificate);
+        Ok(())
+    }
+
+    /// Where it listens over TCP, in the order of the settings, `listen` before
+    /// `https_listen`; with the ports the system chose for those that were
+    /// given as 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let address = |it: &std::net::TcpListener| it.local_addr().ok();
+        let address = |(it, _): &(std::net::TcpListener, Speech)| it.local_addr().ok();
         self.listeners.iter().filter_map(address).collect()
+    }
+
+    /// Where it listens, as a person reads it.
+    pub fn places(&self) -> Vec<String> {
+        let place = |(it, speech): &(std::net::TcpListener, Speech)| {
+            let address = it.local_addr().ok()?;
+            Some(match speech {
+                Speech::Plain => format!("{address} (http)"),
+                Speech::Tls(_) => format!("{address} (https)"),
+            })
+        };
+        self.listeners.iter().filter_map(place).collect()
     }
 
     /// Offers its counters (`pgweir_http_*`) to a registry.
@@ -176,10 +250,17 @@ impl Balancer {
         tasks.spawn(renewal::check_nodes(Arc::clone(&self.core)));
         let core = Arc::clone(&self.core);
         tasks.spawn(keep_fresh(move || core.latest()));
-        for listener in self.listeners {
+        for (listener, speech) in self.listeners {
             let listener = TcpListener::from_std(listener)?;
             let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
-            tasks.spawn(accept(listener, core, slots, phases.clone()));
+            tasks.spawn(accept(listener, speech, core, slots, phases.clone()));
+        }
+        for listener in self.http3 {
+            let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
+            tasks.spawn(listener.serve(core, slots, phases.clone()));
+        }
+        if let Some(certificate) = self.certificate {
+            tasks.spawn(certificate.follow(Arc::clone(&self.core.metrics)));
         }
         shutdown.await;
         phase.send_replace(Phase::Draining);
@@ -239,21 +320,15 @@ impl Observer {
     }
 }
 
-fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<std::net::TcpListener>> {
-    if addresses.is_empty() {
-        return Err(invalid("balancer.listen", "name an address to listen on"));
-    }
-    let listen = |address: &SocketAddr| {
-        tcp_listener(*address, BACKLOG, false).map_err(|error| {
-            let kind = match &error {
-                ListenError::Tcp { error, .. } => error.kind(),
-                _ => io::ErrorKind::Other,
-            };
-            let problem = format!("balancer.listen: {error}; free the address or name another");
-            io::Error::new(kind, problem)
-        })
-    };
-    addresses.iter().map(listen).collect()
+fn listener(setting: &str, address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    tcp_listener(address, BACKLOG, false).map_err(|error| {
+        let kind = match &error {
+            ListenError::Tcp { error, .. } => error.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        let problem = format!("{setting}: {error}; free the address or name another");
+        io::Error::new(kind, problem)
+    })
 }
 
 fn invalid(setting: &str, problem: &str) -> io::Error {

@@ -5,7 +5,10 @@
 
 use std::borrow::Cow;
 
-use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{Method, Uri, Version};
@@ -15,6 +18,20 @@ use super::refusal::Refusal;
 /// Longest request target in bytes.
 pub(crate) const TARGET_MAX: usize = 8 * 1024;
 
+/// Fields of a request head at most, in any protocol; hyper has the same bound
+/// for HTTP/1.
+pub(crate) const FIELDS_MAX: usize = 100;
+
+/// What HTTP/2 and HTTP/3 say in frames and may not say in fields (RFC 9113,
+/// 8.2.2; RFC 9114, 4.2).
+static OF_HTTP_1: [HeaderName; 5] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
 /// How much body a request has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
@@ -22,8 +39,8 @@ pub(crate) enum Length {
     Empty,
     /// This many bytes, at least one.
     Known(u64),
-    /// Some, in chunks.
-    Chunked,
+    /// Some or none: its end will be seen.
+    Unknown,
 }
 
 /// A request that may go to a node.
@@ -47,6 +64,13 @@ pub(crate) fn judge(head: &Parts, max_body: u64) -> Result<Accepted, Refusal> {
         Method::TRACE => return Err(Refusal::Trace),
         _ => {}
     }
+    if head.headers.len() > FIELDS_MAX {
+        return Err(Refusal::FieldsTooMany);
+    }
+    let is_framed = matches!(head.version, Version::HTTP_2 | Version::HTTP_3);
+    if is_framed && says_what_frames_say(&head.headers) {
+        return Err(Refusal::FieldOfHttp1);
+    }
     let named = host(head)?;
     let target = target(&head.method, &head.uri)?;
     let host = match head.uri.authority() {
@@ -61,7 +85,7 @@ pub(crate) fn judge(head: &Parts, max_body: u64) -> Result<Accepted, Refusal> {
             return Err(Refusal::Expectation);
         }
     }
-    match length(&head.headers)? {
+    match length(&head.headers, is_framed)? {
         Length::Known(length) if length > max_body => Err(Refusal::BodyTooLarge),
         length => Ok(Accepted {
             target,
@@ -71,10 +95,25 @@ pub(crate) fn judge(head: &Parts, max_body: u64) -> Result<Accepted, Refusal> {
     }
 }
 
+fn says_what_frames_say(headers: &HeaderMap) -> bool {
+    let trailers = |it: &HeaderValue| it.as_bytes().eq_ignore_ascii_case(b"trailers");
+    OF_HTTP_1.iter().any(|name| headers.contains_key(name))
+        || !headers.get_all(TE).iter().all(trailers)
+}
+
 fn host(head: &Parts) -> Result<Option<HeaderValue>, Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
+    let authority = match head.version {
+        Version::HTTP_2 | Version::HTTP_3 => head.uri.authority(),
+        _ => None,
+    };
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(Refusal::HostTwice),
+        // RFC 9113, 8.3.1: it stands for the Host, and both say the same.
+        (None, None) if authority.is_some() => return Ok(None),
+        (Some(host), None) if authority.is_some_and(|it| it.as_str() != host) => {
+            return Err(Refusal::HostOther);
+        }
         (None, None) if head.version == Version::HTTP_10 => return Ok(None),
         (None, None) => return Err(Refusal::HostMissing),
         (Some(host), None) => host,
@@ -133,18 +172,28 @@ fn target(method: &Method, uri: &Uri) -> Result<Uri, Refusal> {
     target.map(Uri::from).ok_or(form)
 }
 
-fn length(headers: &HeaderMap) -> Result<Length, Refusal> {
+/// `is_framed` says that the body's end is seen in any case.
+fn length(headers: &HeaderMap, is_framed: bool) -> Result<Length, Refusal> {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     match (encodings.next(), encodings.next()) {
         (None, _) => {}
         (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            return Ok(Length::Chunked);
+            return Ok(Length::Unknown);
         }
         _ => return Err(Refusal::TransferEncoding),
     }
-    let Some(length) = headers.get(CONTENT_LENGTH) else {
-        return Ok(Length::Empty);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else {
+        return Ok(match is_framed {
+            true => Length::Unknown,
+            false => Length::Empty,
+        });
     };
+    // hyper has seen to that in HTTP/1, and h2 and h3 to some of it.
+    let digits = length.as_bytes().iter().all(u8::is_ascii_digit);
+    if !digits || lengths.any(|it| it != length) {
+        return Err(Refusal::BodyMalformed);
+    }
     let length = length.to_str().ok().and_then(|it| it.parse().ok());
     match length.ok_or(Refusal::BodyMalformed)? {
         0 => Ok(Length::Empty),
@@ -314,6 +363,65 @@ mod tests {
         }
     }
 
+    fn framed(target: &str, headers: &[(&str, &str)]) -> Result<Accepted, Refusal> {
+        let verdicts = [Version::HTTP_2, Version::HTTP_3].map(|version| {
+            let mut head = head("POST", target, headers);
+            head.version = version;
+            judge(&head, MAX_BODY)
+        });
+        assert_eq!(verdicts[0], verdicts[1]);
+        verdicts.into_iter().next().expect("two")
+    }
+
+    #[test]
+    fn the_authority_of_http_2_and_3_is_the_host() {
+        let accepted = framed("https://a:8443/x", &[]).expect("fine");
+        assert_eq!(accepted.host.expect("there is one"), "a:8443");
+        assert_eq!(accepted.target, Uri::from_static("/x"));
+        assert_eq!(accepted.length, Length::Unknown);
+        let accepted = framed("https://a/", &[("host", "a"), ("content-length", "7")]);
+        assert_eq!(accepted.expect("fine").length, Length::Known(7));
+        let accepted = framed("/", &[("host", "a"), ("te", "trailers")]).expect("fine");
+        assert_eq!(accepted.host.expect("there is one"), "a");
+    }
+
+    #[test]
+    fn what_http_2_and_3_leave_to_frames_is_refused_in_fields() {
+        use Refusal::*;
+        let rows: [(&str, &[(&str, &str)], Refusal); 12] = [
+            (
+                "https://a/",
+                &[("transfer-encoding", "chunked")],
+                FieldOfHttp1,
+            ),
+            ("https://a/", &[("connection", "close")], FieldOfHttp1),
+            ("https://a/", &[("keep-alive", "timeout=5")], FieldOfHttp1),
+            ("https://a/", &[("proxy-connection", "x")], FieldOfHttp1),
+            ("https://a/", &[("upgrade", "websocket")], FieldOfHttp1),
+            ("https://a/", &[("te", "gzip")], FieldOfHttp1),
+            ("https://a/", &[("host", "b")], HostOther),
+            ("https://a/", &[("host", "a"), ("host", "a")], HostTwice),
+            ("https://user@a/", &[], TargetForm),
+            ("/", &[], HostMissing),
+            ("https://a/", &[("content-length", "+2")], BodyMalformed),
+            (
+                "https://a/",
+                &[("content-length", "2"), ("content-length", "3")],
+                BodyMalformed,
+            ),
+        ];
+        for (target, headers, refusal) in rows {
+            assert_eq!(framed(target, headers), Err(refusal), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_of_too_many_fields_is_refused() {
+        let many = vec![("x", "y"); FIELDS_MAX];
+        let verdict = verdict("GET", "/", &[&many[..], &[("host", "a")]].concat());
+        assert_eq!(verdict, Err(Refusal::FieldsTooMany));
+    }
+
     #[test]
     fn http_1_0_needs_no_host() {
         let mut head = head("GET", "/", &[]);
@@ -343,7 +451,7 @@ mod tests {
             (&[][..], Length::Empty),
             (&[("content-length", "0")], Length::Empty),
             (&[("content-length", "1000")], Length::Known(1000)),
-            (&[("transfer-encoding", "Chunked")], Length::Chunked),
+            (&[("transfer-encoding", "Chunked")], Length::Unknown),
         ] {
             let headers = [&[("host", "a")], headers].concat();
             assert_eq!(verdict("POST", "/", &headers).expect("fine").length, length);

@@ -15,6 +15,12 @@ pub(crate) enum Refusal {
     HostTwice,
     /// A Host that is no host and port.
     HostInvalid,
+    /// A Host that is not the `:authority` beside it (RFC 9113, 8.3.1).
+    HostOther,
+    /// More fields than [`super::policy::FIELDS_MAX`].
+    FieldsTooMany,
+    /// A field that only HTTP/1 has, in HTTP/2 or HTTP/3.
+    FieldOfHttp1,
     /// A target that is neither a path nor an http URI (nor `*` for OPTIONS).
     TargetForm,
     /// Bytes in the target that belong percent-encoded.
@@ -54,12 +60,15 @@ pub(crate) struct Notice {
 
 impl Refusal {
     /// All refusals, in the order of their metric rows.
-    pub(crate) const ALL: [Refusal; 17] = [
+    pub(crate) const ALL: [Refusal; 20] = [
         Refusal::Connect,
         Refusal::Trace,
         Refusal::HostMissing,
         Refusal::HostTwice,
         Refusal::HostInvalid,
+        Refusal::HostOther,
+        Refusal::FieldsTooMany,
+        Refusal::FieldOfHttp1,
         Refusal::TargetForm,
         Refusal::TargetNotAscii,
         Refusal::TargetEncoding,
@@ -84,6 +93,9 @@ impl Refusal {
             Refusal::HostMissing => (bad, "host_missing", "The request has no Host."),
             Refusal::HostTwice => (bad, "host_twice", "The request has more than one Host."),
             Refusal::HostInvalid => (bad, "host_invalid", "The Host is not a host name."),
+            Refusal::HostOther => (bad, "host_other", "The Host is not the authority that is asked."),
+            Refusal::FieldsTooMany => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "fields_too_many", "The request has too many header fields."),
+            Refusal::FieldOfHttp1 => (bad, "field_of_http1", "The request has a header field that only HTTP/1 knows."),
             Refusal::TargetForm => (bad, "target_form", "The request target is not a path."),
             Refusal::TargetNotAscii => (bad, "target_not_ascii", "The request target has to be percent-encoded."),
             Refusal::TargetEncoding => (bad, "target_encoding", "A percent sign in the path is not followed by two hexadecimal digits."),

@@ -97,6 +97,8 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
             nodes
         }
     };
+    let longest = routes.iter().map(|it| it.timeout).max();
+    let longest = longest.unwrap_or(settings.request_timeout);
     let now = Instant::now();
     Ok(Core {
         nodes,
@@ -124,6 +126,7 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
             write: settings.body_timeout,
         },
         body_timeout: settings.body_timeout,
+        stream_timeout: longest + settings.body_timeout,
         verdict_timeout: settings.health.timeout + settings.health.fast_interval,
         routes,
     })

@@ -1,57 +1,68 @@
-//! Client connections: accepting them, speaking HTTP/1 on them, and letting
-//! them go.
+//! Client connections: accepting them, and finding out what they speak.
 
-use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::Sleep;
+use tokio::time::timeout;
 
-use super::client::{Client, ClientIo, Patience, Waits};
+use super::client::{Client, Transport};
 use super::core::Core;
-use super::download::Download;
-use super::framing::HEAD_MAX;
-use super::service::serve;
-use super::timer::poll_deadline;
+use super::http1;
+use super::http2::{self, PREFACE};
+use super::secure::TlsIo;
+use super::site::Site;
+use crate::net::tls::Offer;
 
 /// Client connections there may be. More wait in the kernel.
 pub(crate) const CLIENTS_MAX: u32 = 16_384;
 
-/// Bytes of a client's stream that hyper holds at most.
-const BUFFER_MAX: usize = 2 * HEAD_MAX;
+/// TLS handshakes, and as many of QUIC, that may be under way. More wait.
+pub(crate) const HANDSHAKES_MAX: usize = 1024;
 
 /// Pause after the system had no file descriptor for a client.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long, and for how many bytes, a client that still sends is listened to
-/// after its answer, so that the answer is not lost in a reset.
-const LINGER: (Duration, u64) = (Duration::from_secs(2), 1024 * 1024);
+/// Bytes that are read to find out what a client speaks; hyper gets them too.
+const EARLY: usize = 1024;
 
 /// What connections are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Serve.
     Serving,
-    /// Finish the request that is being served, and close.
+    /// Finish the requests that are being served, and close.
     Draining,
     /// Close.
     Closing,
 }
 
+/// How a listener's clients are spoken to.
+#[derive(Debug, Clone)]
+pub(crate) enum Speech {
+    /// In clear.
+    Plain,
+    /// Over TLS.
+    Tls(Tls),
+}
+
+/// What TLS with clients takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    pub(crate) offer: Offer,
+    pub(crate) site: Arc<Site>,
+    /// Handshakes that may begin.
+    pub(crate) handshakes: Arc<Semaphore>,
+}
+
 /// Accepts clients until the phase changes.
 pub(crate) async fn accept(
     listener: TcpListener,
+    speech: Speech,
     core: Arc<Core>,
     slots: Arc<Semaphore>,
     mut phase: watch::Receiver<Phase>,
@@ -64,9 +75,21 @@ pub(crate) async fn accept(
             accepted = next_client(&listener, &slots) => accepted,
         };
         match accepted {
-            Ok((stream, client, slot)) => {
+            Ok((stream, address, slot)) => {
                 let open = Open::new(Arc::clone(&core), slot);
-                tokio::spawn(serve_client(stream, client, open, phase.clone()));
+                let phase = phase.clone();
+                match &speech {
+                    Speech::Plain => drop(tokio::spawn(serve_plain(stream, address, open, phase))),
+                    Speech::Tls(tls) => {
+                        drop(tokio::spawn(serve_tls(
+                            stream,
+                            address,
+                            tls.clone(),
+                            open,
+                            phase,
+                        )));
+                    }
+                }
             }
             Err(error) => {
                 let now = Instant::now();
@@ -84,111 +107,111 @@ pub(crate) async fn accept(
 async fn next_client(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, Client, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await;
     let slot = slot.expect("the slots are never closed");
     let (stream, address) = listener.accept().await?;
-    Ok((stream, Client::new(address, Instant::now()), slot))
+    // Without it a second small write waits for the first one's ACK.
+    let _refused = stream.set_nodelay(true);
+    Ok((stream, address, slot))
 }
 
-/// Serves one client to its end. One that shuts down its sending side has
-/// left: what it asked for is dropped, as nginx does.
-async fn serve_client(
+/// Serves a client in clear: HTTP/2 if it begins as only that begins, else
+/// HTTP/1.
+async fn serve_plain(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    open: Open,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let core = &open.core;
+    let client = Arc::new(Client::new(address, None, Instant::now()));
+    let mut early = Vec::new();
+    let read = tokio::select! {
+        biased;
+        read = timeout(core.patience.head, read_early(&mut stream, &mut early)) => read,
+        _ = phase.changed() => return,
+    };
+    match read {
+        Ok(Ok(Begins::WithPreface)) => {
+            Box::pin(http2::serve(stream, early, &client, core, phase)).await;
+        }
+        Ok(Ok(Begins::Otherwise)) => http1::serve(stream, early, &client, core, phase).await,
+        // Nothing of a request came.
+        Ok(Ok(Begins::Never) | Err(_)) => {}
+        Err(_elapsed) if early.is_empty() => {}
+        Err(_elapsed) => {
+            core.metrics.unread().inc();
+            http1::send_away(&mut stream).await;
+        }
+    }
+}
+
+/// Shakes hands with a client, and serves it in the protocol that was agreed
+/// on.
+async fn serve_tls(
     stream: TcpStream,
-    client: Client,
+    address: SocketAddr,
+    tls: Tls,
     open: Open,
     phase: watch::Receiver<Phase>,
 ) {
     let core = &open.core;
-    // Without it a second small write waits for the first one's ACK.
-    let _refused = stream.set_nodelay(true);
-    let client = Arc::new(client);
-    let service = service_fn(|request| {
-        let serving = serve(Arc::clone(core), Arc::clone(&client), request);
-        async { Ok::<_, Infallible>(serving.await) }
-    });
-    let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&client)));
-    let mut connection = http1::Builder::new()
-        .half_close(false)
-        .max_header_size(HEAD_MAX)
-        .max_buf_size(BUFFER_MAX)
-        .serve_connection(io, service);
-    let end = drive(&mut connection, &client, core.patience, phase).await;
-    if matches!(end, End::Unreadable | End::HeadTimeout) {
-        core.metrics.unread().inc();
-    }
-    match end {
-        End::Abandoned => {}
-        End::Finished | End::Unreadable => {
-            if client.has_unread() {
-                linger(connection.into_parts().io.into_inner()).await;
-            }
-        }
-        End::HeadTimeout => send_away(connection.into_parts().io.into_inner()).await,
+    let client = Arc::new(Client::new(address, Some(tls.site), Instant::now()));
+    let handshake = async {
+        let _turn = tls.handshakes.acquire().await;
+        TlsIo::accept(stream, tls.offer).await
+    };
+    let Ok(Ok(stream)) = timeout(core.patience.head, handshake).await else {
+        return core.metrics.handshake_failed();
+    };
+    match stream.speaks_http_2() {
+        true => Box::pin(http2::serve(stream, Vec::new(), &client, core, phase)).await,
+        false => http1::serve(stream, Vec::new(), &client, core, phase).await,
     }
 }
 
-/// How a connection ended.
-enum End {
-    /// By itself, in order.
-    Finished,
-    /// What came was no HTTP.
-    Unreadable,
-    /// A head took too long.
-    HeadTimeout,
-    /// It is to be closed as it is.
-    Abandoned,
+/// What a client's first bytes are.
+enum Begins {
+    /// There are none.
+    Never,
+    /// HTTP/2's.
+    WithPreface,
+    /// Something else's.
+    Otherwise,
 }
 
-/// Drives a connection until it ends, or has to end.
-async fn drive<S>(
-    connection: &mut http1::Connection<TokioIo<ClientIo>, S>,
-    client: &Client,
-    patience: Patience,
-    mut phase: watch::Receiver<Phase>,
-) -> End
-where
-    S: Service<Request<Incoming>, Response = Response<Download>, Error = Infallible>,
-{
-    let mut connection = Pin::new(connection);
-    let mut watchdog = Watchdog::new(patience);
-    let mut dismissed = false;
+/// Reads until it is clear what a client speaks.
+async fn read_early(stream: &mut impl Transport, early: &mut Vec<u8>) -> io::Result<Begins> {
+    early.reserve_exact(EARLY);
     loop {
-        tokio::select! {
-            biased;
-            result = connection.as_mut() => return match result {
-                Err(error) if error.is_parse() => End::Unreadable,
-                _ => End::Finished,
-            },
-            changed = phase.changed() => match (changed, *phase.borrow()) {
-                (Ok(()), Phase::Serving) => {}
-                (Ok(()), Phase::Draining) => connection.as_mut().graceful_shutdown(),
-                (Ok(()), Phase::Closing) | (Err(_), _) => return End::Abandoned,
-            },
-            waits = watchdog.expired(client) => match waits {
-                Waits::Idle if dismissed => return End::Abandoned,
-                Waits::Idle => {
-                    dismissed = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                Waits::Head => return End::HeadTimeout,
-                Waits::Write => {
-                    client.reset();
-                    return End::Abandoned;
-                }
-            },
+        let before = early.len();
+        if stream.read_buf(early).await? == 0 {
+            return Ok(match before {
+                0 => Begins::Never,
+                _ => Begins::Otherwise,
+            });
+        }
+        let known = early.len().min(PREFACE.len());
+        if early[..known] != PREFACE[..known] {
+            return Ok(Begins::Otherwise);
+        }
+        if known == PREFACE.len() {
+            return Ok(Begins::WithPreface);
         }
     }
 }
 
 /// An open connection. Its slot is free only when it holds nothing else.
-struct Open {
-    core: Arc<Core>,
+pub(crate) struct Open {
+    pub(crate) core: Arc<Core>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Open {
-    fn new(core: Arc<Core>, slot: OwnedSemaphorePermit) -> Open {
+    pub(crate) fn new(core: Arc<Core>, slot: OwnedSemaphorePermit) -> Open {
+        // A reload may have changed how long clients are waited for.
+        let core = core.latest();
         core.metrics.clients().inc();
         Open { core, _slot: slot }
     }
@@ -197,55 +220,5 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.core.metrics.clients().dec();
-    }
-}
-
-/// Tells a client that its head took too long.
-async fn send_away(mut io: ClientIo) {
-    const ANSWER: &[u8] =
-        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    // The socket's buffer is empty, or the client does not read anyway.
-    if io.stream().try_write(ANSWER).is_ok() {
-        linger(io).await;
-    }
-}
-
-/// Reads what a client still sends, so that closing the connection is no reset
-/// that takes the answer with it (RFC 9112, 9.6).
-async fn linger(mut io: ClientIo) {
-    let (time, bytes) = LINGER;
-    let stream = io.stream();
-    let _closed = stream.shutdown().await;
-    let mut rest = stream.take(bytes);
-    let _timeout =
-        tokio::time::timeout(time, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-}
-
-/// Waits for what a client fails to do.
-struct Watchdog {
-    patience: Patience,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Watchdog {
-    fn new(patience: Patience) -> Watchdog {
-        Watchdog {
-            patience,
-            sleep: None,
-        }
-    }
-
-    /// Returns when the client was waited for too long. What it is waited for
-    /// changes only while its connection is polled; polled after it, this sees
-    /// every change.
-    async fn expired(&mut self, client: &Client) -> Waits {
-        std::future::poll_fn(|cx| self.poll_expired(client, cx)).await
-    }
-
-    fn poll_expired(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<Waits> {
-        let Some((waits, deadline)) = client.waits(self.patience) else {
-            return Poll::Pending;
-        };
-        poll_deadline(&mut self.sleep, deadline, Instant::now(), cx).map(|()| waits)
     }
 }

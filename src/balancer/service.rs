@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::header::{ALT_SVC, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, Version};
+use hyper::{Method, Request, Response, Version};
 
 use super::attempt::{Answered, NodeRequest};
+use super::body::RequestBody;
 use super::cache::{self, Lookup, Served};
 use super::client::Client;
 use super::core::Core;
@@ -22,6 +22,7 @@ use super::metrics::Shed;
 use super::policy;
 use super::queue::NodeSet;
 use super::refusal::Refusal;
+use super::site::Site;
 use super::upload::Upload;
 
 /// Serves a request of this client. The answer's body carries the request on
@@ -29,12 +30,13 @@ use super::upload::Upload;
 pub(crate) async fn serve(
     core: Arc<Core>,
     client: Arc<Client>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Response<Download> {
     let core = core.latest();
     let odd_bytes = client.begin();
     let (head, body) = request.into_parts();
     let version = head.version;
+    let is_head = head.method == Method::HEAD;
     let mut exchange = Exchange::begin(&core, &client, &head);
     let result = match odd_bytes {
         Some(refusal) => Err(Failure::Refused(refusal)),
@@ -44,8 +46,24 @@ pub(crate) async fn serve(
         Ok(Reply::Node(answered, deadline)) => {
             pass_on(&core, client, version, exchange, answered, deadline)
         }
-        Ok(Reply::Kept(served)) => answer_from_cache(exchange, &served),
-        Err(failure) => answer_ourselves(&core, exchange, failure),
+        Ok(Reply::Kept(served)) => answer_from_cache(&client, exchange, &served),
+        Err(failure) => {
+            let mut response = failure.answer(version);
+            if is_head {
+                let length = response.body().len();
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+                *response.body_mut() = Bytes::new();
+            }
+            offer_alternative(&client, response.headers_mut());
+            answer_ourselves(&core, exchange, failure, response)
+        }
+    }
+}
+
+/// Tells who came over TLS about HTTP/3.
+fn offer_alternative(client: &Client, headers: &mut HeaderMap) {
+    if let Some(alternative) = client.site().and_then(Site::alternative) {
+        headers.insert(ALT_SVC, alternative);
     }
 }
 
@@ -68,7 +86,7 @@ async fn ask(
     exchange: &mut Exchange,
     client: &Client,
     mut head: Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Reply, Failure> {
     let accepted = policy::judge(&head, core.upload.max_body).map_err(Failure::Refused)?;
     let id = core.routes.find(&head.method, accepted.target.path());
@@ -80,8 +98,14 @@ async fn ask(
         core.metrics.limited(id, limited.by);
         return Err(Failure::Limited(limited));
     }
+    let upload = Upload::take(body, accepted.length, core.upload, exchange.received());
+    let upload = tokio::time::timeout_at(deadline.into(), upload)
+        .await
+        .map_err(|_elapsed| Failure::Refused(Refusal::BodyTimeout))?
+        .map_err(Failure::Refused)?;
     if let Some(rule) = route.cache {
-        if cache::is_for(&head, &accepted)
+        if cache::is_for(&head)
+            && upload.is_empty()
             && let Some(served) = cache::ask(core, rule, &accepted.target, deadline).await?
         {
             return Ok(Reply::Kept(served));
@@ -95,13 +119,9 @@ async fn ask(
     let origin = Origin {
         client: client.address().ip(),
         version: head.version,
+        is_secure: client.site().is_some(),
     };
     hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
-    let upload = Upload::take(body, accepted.length, core.upload, exchange.received());
-    let upload = tokio::time::timeout_at(deadline.into(), upload)
-        .await
-        .map_err(|_elapsed| Failure::Refused(Refusal::BodyTimeout))?
-        .map_err(Failure::Refused)?;
     let request = NodeRequest {
         method: head.method,
         target: accepted.target,
@@ -133,6 +153,7 @@ fn pass_on(
     hygiene::clean_response(&mut head.headers, status, head.version, exchange.id());
     let forwarded = HeaderValue::from_static(cache::FORWARDED);
     head.headers.append(cache::CACHE_STATUS, forwarded);
+    offer_alternative(&client, &mut head.headers);
     exchange.answered(status.as_u16(), None);
     let ends_with_the_connection =
         version == Version::HTTP_10 && !head.headers.contains_key(CONTENT_LENGTH);
@@ -145,7 +166,11 @@ fn pass_on(
     response
 }
 
-fn answer_from_cache(mut exchange: Exchange, served: &Served) -> Response<Download> {
+fn answer_from_cache(
+    client: &Client,
+    mut exchange: Exchange,
+    served: &Served,
+) -> Response<Download> {
     let is_head = exchange.is_head();
     let mut response = Response::new(Download::Own(match is_head {
         true => Bytes::new(),
@@ -153,17 +178,22 @@ fn answer_from_cache(mut exchange: Exchange, served: &Served) -> Response<Downlo
     }));
     *response.status_mut() = served.stored.status;
     *response.headers_mut() = served.headers(exchange.id());
+    offer_alternative(client, response.headers_mut());
     exchange.cached(served.lookup, served.age);
     exchange.answered(served.stored.status.as_u16(), None);
     exchange.sent(served.stored.body.len());
     response
 }
 
-fn answer_ourselves(core: &Core, mut exchange: Exchange, failure: Failure) -> Response<Download> {
+fn answer_ourselves(
+    core: &Core,
+    mut exchange: Exchange,
+    failure: Failure,
+    mut response: Response<Bytes>,
+) -> Response<Download> {
     if let Failure::Refused(refusal) = failure {
         core.metrics.refused(refusal);
     }
-    let mut response = failure.answer();
     response.headers_mut().insert(X_REQUEST_ID, exchange.id());
     exchange.answered(response.status().as_u16(), Some(failure.label()));
     exchange.sent(response.body().len());

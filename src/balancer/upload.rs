@@ -5,9 +5,7 @@
 //! occupy a node while it uploads. Larger ones stream through, as fast as the
 //! node takes them, and are gone once the first piece was taken.
 
-use std::error::Error as _;
 use std::fmt;
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
+use super::body::RequestBody;
 use super::policy::Length;
 use super::refusal::Refusal;
 use super::timer::IdleTimer;
@@ -73,7 +72,9 @@ pub(crate) enum Upload {
 pub(crate) struct Stream {
     /// What was collected before it proved too large.
     collected: Bytes,
-    incoming: Incoming,
+    incoming: RequestBody,
+    /// Its length, if the head said it.
+    length: Option<u64>,
     limits: Limits,
     idle: IdleTimer,
     received: Arc<Received>,
@@ -98,36 +99,40 @@ impl Upload {
     /// # Errors
     /// The client's fault.
     pub(crate) async fn take(
-        mut incoming: Incoming,
+        mut incoming: RequestBody,
         length: Length,
         limits: Limits,
         received: &Arc<Received>,
     ) -> Result<Upload, Refusal> {
-        let expected = match length {
+        let stream = |collected, incoming, length| {
+            let stream = Stream::new(collected, incoming, length, limits, received);
+            Ok(Upload::Stream(Box::new(stream)))
+        };
+        let (expected, length) = match length {
             Length::Empty => return Ok(Upload::Whole(Bytes::new())),
             Length::Known(length) if length > REPLAY_BODY_MAX as u64 => {
-                let stream = Stream::new(Bytes::new(), incoming, limits, received);
-                return Ok(Upload::Stream(Box::new(stream)));
+                return stream(Bytes::new(), incoming, Some(length));
             }
-            Length::Known(length) => length as usize,
-            Length::Chunked => 0,
+            Length::Known(length) => (length as usize, Some(length)),
+            Length::Unknown if incoming.is_end_stream() => return Ok(Upload::Whole(Bytes::new())),
+            Length::Unknown => (0, None),
         };
         // A length up to the bound is no reason to allocate it at once.
         let mut collected = BytesMut::with_capacity(expected.min(4096));
         while let Some(piece) = next_piece(&mut incoming, limits.idle).await? {
-            if received.count(&piece) > limits.max_body {
-                return Err(Refusal::BodyTooLarge);
-            }
-            if collected.is_empty() && piece.len() == expected {
+            check(received.count(&piece), length, limits.max_body)?;
+            if collected.is_empty() && piece.len() == expected && incoming.is_end_stream() {
                 return Ok(Upload::Whole(piece));
             }
             collected.extend_from_slice(&piece);
             if collected.len() > REPLAY_BODY_MAX {
-                let stream = Stream::new(collected.freeze(), incoming, limits, received);
-                return Ok(Upload::Stream(Box::new(stream)));
+                return stream(collected.freeze(), incoming, None);
             }
         }
-        Ok(Upload::Whole(collected.freeze()))
+        match length {
+            Some(length) if length != collected.len() as u64 => Err(Refusal::BodyMalformed),
+            _ => Ok(Upload::Whole(collected.freeze())),
+        }
     }
 
     /// The same body once more, if it can be sent once more.
@@ -136,6 +141,11 @@ impl Upload {
             Upload::Whole(bytes) => Some(Upload::Whole(bytes.clone())),
             Upload::Stream(_) => None,
         }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Upload::Whole(bytes) if bytes.is_empty())
     }
 
     /// Whether nobody has taken anything from it.
@@ -152,13 +162,22 @@ impl Upload {
     }
 }
 
+/// Whether a body of which so much came may go on.
+fn check(came: u64, length: Option<u64>, max_body: u64) -> Result<(), Refusal> {
+    match length {
+        Some(length) if came > length => Err(Refusal::BodyMalformed),
+        _ if came > max_body => Err(Refusal::BodyTooLarge),
+        _ => Ok(()),
+    }
+}
+
 /// The next piece of a body that is being collected.
-async fn next_piece(incoming: &mut Incoming, idle: Duration) -> Result<Option<Bytes>, Refusal> {
+async fn next_piece(incoming: &mut RequestBody, idle: Duration) -> Result<Option<Bytes>, Refusal> {
     loop {
         let frame = match tokio::time::timeout(idle, incoming.frame()).await {
             Err(_elapsed) => return Err(Refusal::BodyTimeout),
             Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(fault(&error)),
+            Ok(Some(Err(refusal))) => return Err(refusal),
             Ok(Some(Ok(frame))) => frame,
         };
         // Trailers end here: no route needs them.
@@ -171,13 +190,15 @@ async fn next_piece(incoming: &mut Incoming, idle: Duration) -> Result<Option<By
 impl Stream {
     fn new(
         collected: Bytes,
-        incoming: Incoming,
+        incoming: RequestBody,
+        length: Option<u64>,
         limits: Limits,
         received: &Arc<Received>,
     ) -> Stream {
         Stream {
             collected,
             incoming,
+            length,
             limits,
             idle: IdleTimer::new(limits.idle),
             received: Arc::clone(received),
@@ -191,16 +212,19 @@ impl Stream {
         }
         loop {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(fault(&error)))),
+                Poll::Ready(None) => {
+                    let cut = self.length.is_some_and(|it| it != self.received.bytes());
+                    return Poll::Ready(cut.then_some(Err(Refusal::BodyMalformed)));
+                }
+                Poll::Ready(Some(Err(refusal))) => return Poll::Ready(Some(Err(refusal))),
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle.progress();
                     let Ok(piece) = frame.into_data() else {
                         continue;
                     };
-                    let sum = self.received.count(&piece);
-                    let fits = sum <= self.limits.max_body;
-                    return Poll::Ready(Some(fits.then_some(piece).ok_or(Refusal::BodyTooLarge)));
+                    let came = self.received.count(&piece);
+                    let checked = check(came, self.length, self.limits.max_body);
+                    return Poll::Ready(Some(checked.map(|()| piece)));
                 }
                 Poll::Pending => {
                     let expired = self.idle.poll_expired(None, Instant::now(), cx);
@@ -208,15 +232,6 @@ impl Stream {
                 }
             }
         }
-    }
-}
-
-/// Whether the client left or broke the framing.
-fn fault(error: &hyper::Error) -> Refusal {
-    let io = error.source().and_then(|it| it.downcast_ref::<io::Error>());
-    match io.map(io::Error::kind) {
-        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Refusal::BodyMalformed,
-        _ => Refusal::BodyAborted,
     }
 }
 
@@ -254,8 +269,10 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Upload::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Upload::Stream(stream) if stream.collected.is_empty() => stream.incoming.size_hint(),
-            Upload::Stream(_) => SizeHint::default(),
+            Upload::Stream(stream) => match stream.length {
+                Some(length) => SizeHint::with_exact(length - stream.received.bytes().min(length)),
+                None => SizeHint::default(),
+            },
         }
     }
 }

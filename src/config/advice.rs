@@ -79,7 +79,8 @@ fn listening(notes: &mut Notes<'_>) {
         .listen
         .iter()
         .map(|it| (*it, "[metrics]", Title::Metrics));
-    let balancer = config.balancer.iter().flat_map(|it| &it.listen);
+    let balancer = config.balancer.iter();
+    let balancer = balancer.flat_map(|it| it.listen.iter().chain(&it.https_listen));
     let balancer = balancer.map(|it| (*it, "[balancer]", Title::Balancer));
     for (address, name, title) in metrics.chain(balancer) {
         if let Some((other, owner)) = taken.iter().find(|(other, _)| overlap(*other, address)) {

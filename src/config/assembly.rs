@@ -297,7 +297,7 @@ fn missing_in_prepare(prepare: &Prepare) -> Option<&'static str> {
 }
 
 fn missing_in_balancer(balancer: &Balancer) -> Option<&'static str> {
-    if balancer.listen.is_empty() {
+    if balancer.listen.is_empty() && balancer.https_listen.is_empty() {
         Some("listen")
     } else if balancer.nodes.is_empty() {
         Some("nodes")

@@ -152,9 +152,15 @@ fn balancer(balancer: &Balancer) -> String {
         .nodes
         .iter()
         .map(|(name, node)| format!("{name} at {}", node.address));
+    let plain = balancer.listen.iter().map(ToString::to_string);
+    let secure = balancer
+        .https_listen
+        .iter()
+        .map(|it| format!("{it} (https)"));
+    let listeners = plain.chain(secure);
     format!(
         "{}; nodes {}; {} routes",
-        names(balancer.listen.iter()),
+        names(listeners),
         nodes.collect::<Vec<_>>().join(", "),
         balancer.routes.len(),
     )

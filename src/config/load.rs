@@ -360,6 +360,8 @@ mod tests {
         );
         let moved = with.replace(":80", ":81").replace("h:1", "h:2");
         let new = loaded(&moved).reload(&on);
+        assert_eq!(new.place_of("balancer.nodes.a.address").line, 5);
+        assert_eq!(new.place_of("balancer.nodes.b.address").line, 0);
         let balancer = new.config.balancer.expect("still there");
         assert_eq!(balancer.listen[0].port(), 80);
         assert_eq!(balancer.nodes["a"].address, "h:2");

@@ -91,13 +91,25 @@ section! {
 section! {
     /// The `[balancer]` section.
     Balancer {
-        /// Plain HTTP listeners; required.
+        /// Plain HTTP listeners; required unless `https_listen` is given.
         listen: Vec<SocketAddr> = "", Kind::Addresses, start, Pgweir;
+        /// HTTPS listeners; the same is served as on the plain ones, and neither redirects to the other.
+        https_listen: Vec<SocketAddr> = "", Kind::Addresses, start, Pgweir;
+        /// Serve HTTP/3 too, on the UDP ports of `https_listen`, and tell clients so (`Alt-Svc`).
+        http3: bool = "1", Kind::Bool, start, Pgweir;
+        /// The certificate of `https_listen` with those that lead to its authority, in PEM; read again when it changes. Absent: a self-signed one is made.
+        tls_cert_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
+        /// Its key, in PEM.
+        tls_key_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
+        /// Names of a self-signed certificate besides `localhost`, `127.0.0.1` and `::1`.
+        domain: Vec<String> = "", Kind::Words, start, Pgweir;
+        /// Folder for what is kept from start to start: the self-signed certificate. Absent: `$STATE_DIRECTORY`, which systemd sets, else `/var/lib/pgweir`.
+        state_dir: Option<PathBuf> = null, Kind::File, start, Pgweir;
         /// Time to connect to a node.
         connect_timeout: Duration = "1", Kind::Time, reload, Pgweir;
         /// Time from a request's arrival to the end of its answer, where the route does not say.
         request_timeout: Duration = "25", Kind::Time, reload, Pgweir;
-        /// Time a client may take for its request head.
+        /// Time a client may take for its TLS handshake, and for its request head.
         header_timeout: Duration = "10", Kind::Time, reload, Pgweir;
         /// Idle time of a client's or a node's kept connection.
         keepalive_timeout: Duration = "60", Kind::Time, reload, Pgweir;

@@ -44,6 +44,16 @@ Things to try in another terminal:
         writeln!(text, "    curl -s {options}http://127.0.0.1:{http}{path}")
             .expect("a String takes everything");
     }
+    let https = ports.https;
+    write!(
+        text,
+        "
+  The same over HTTPS, HTTP/2 and HTTP/3; the certificate is self-signed
+    curl -k https://localhost:{https}/ping
+    gtlsclient -q --exit-on-all-streams-close 127.0.0.1 {https} https://localhost:{https}/ping   # HTTP/3
+"
+    )
+    .expect("a String takes everything");
     let kills = nodes
         .iter()
         .map(|(name, pid)| format!("    kill -9 {pid:<20} # {name}\n"));
@@ -69,6 +79,7 @@ mod tests {
     fn every_line_can_be_typed_as_it_stands() {
         let ports = Ports {
             http: 1,
+            https: 7,
             pooler: 2,
             metrics: 3,
             postgres: 4,
@@ -81,6 +92,7 @@ mod tests {
             "    curl -s http://127.0.0.1:1/ping\n",
             "    curl -s -X DELETE http://127.0.0.1:1/api/session/1\n",
             "    curl -s http://127.0.0.1:1/api/customer | head -c 300\n",
+            "    curl -k https://localhost:7/ping\n",
             "    kill -9 77                   # bingo1\n",
         ] {
             assert!(text.contains(line), "{line} in {text}");

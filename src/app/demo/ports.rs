@@ -1,7 +1,7 @@
 //! The ports of the demo.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 
 /// Ports an unprivileged child can have.
 const UNPRIVILEGED: std::ops::RangeInclusive<i64> = 1024..=65535;
@@ -13,6 +13,10 @@ pub struct Ports {
     #[arg(long = "http-port", env = "HTTP_PORT", value_name = "PORT", default_value_t = 8080,
           value_parser = clap::value_parser!(u16).range(UNPRIVILEGED))]
     pub http: u16,
+    /// Port of the balancer for HTTPS, and HTTP/3 over UDP
+    #[arg(long = "https-port", env = "HTTPS_PORT", value_name = "PORT", default_value_t = 8443,
+          value_parser = clap::value_parser!(u16).range(UNPRIVILEGED))]
+    pub https: u16,
     /// Port of the pooler
     #[arg(long = "pooler-port", env = "POOLER_PORT", value_name = "PORT", default_value_t = 6432,
           value_parser = clap::value_parser!(u16).range(UNPRIVILEGED))]
@@ -39,9 +43,10 @@ pub struct Ports {
 type Row = (&'static str, &'static str, u16);
 
 impl Ports {
-    fn rows(&self) -> [Row; 6] {
+    fn rows(&self) -> [Row; 7] {
         [
             ("HTTP balancer", "HTTP_PORT", self.http),
+            ("HTTPS balancer", "HTTPS_PORT", self.https),
             ("pooler", "POOLER_PORT", self.pooler),
             ("metrics", "METRICS_PORT", self.metrics),
             ("PostgreSQL", "PG_PORT", self.postgres),
@@ -80,13 +85,14 @@ impl Ports {
     }
 }
 
-/// Whether somebody listens on `port` of this machine.
+/// Whether somebody listens on `port` of this machine, over TCP or UDP.
 pub fn busy(port: u16) -> bool {
-    let in_use = |bound: std::io::Result<TcpListener>| {
+    fn in_use<T>(bound: std::io::Result<T>) -> bool {
         bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
-    };
+    }
     in_use(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
         || in_use(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
+        || in_use(UdpSocket::bind((Ipv4Addr::LOCALHOST, port)))
 }
 
 #[cfg(test)]
@@ -95,6 +101,7 @@ mod tests {
 
     const PORTS: Ports = Ports {
         http: 8080,
+        https: 8443,
         pooler: 6432,
         metrics: 9127,
         postgres: 15432,

@@ -216,8 +216,8 @@ impl<'a> Demo<'a> {
         self.step(
             3,
             &format!(
-                "pgweir: seed, migrate, then serve PostgreSQL on {}, HTTP on {}, metrics on {}",
-                ports.pooler, ports.http, ports.metrics
+                "pgweir: seed, migrate, then serve PostgreSQL on {}, HTTP on {}, HTTPS and HTTP/3 on {}, metrics on {}",
+                ports.pooler, ports.http, ports.https, ports.metrics
             ),
         );
         nodes::install_seeding(place, ports.postgres, &self.secrets)?;
@@ -284,9 +284,10 @@ impl<'a> Demo<'a> {
         } = self.options;
         let took = clock(self.screen.elapsed());
         self.screen.text(&format!(
-            "ready in {}: http://127.0.0.1:{}/\n",
+            "ready in {}: http://127.0.0.1:{}/ https://localhost:{}/\n",
             took.trim(),
-            ports.http
+            ports.http,
+            ports.https
         ));
         self.screen.text(&hints::list(Path::new(NAME), ports, pids));
         self.step(

@@ -44,13 +44,15 @@ pub fn install(
     secrets: &Secrets,
 ) -> Result<(), String> {
     copy_migrations(place, &project.join("migrations"))?;
+    place.private_folder("state")?;
     place.write("userlist.txt", &secrets.to_userlist())?;
     place.write("pgweir.toml", &configuration(ports, scale, secrets))
 }
 
 fn configuration(ports: &Ports, scale: Scale, secrets: &Secrets) -> String {
-    let [http, pooler, metrics, postgres, node1, node2] = [
+    let [http, https, pooler, metrics, postgres, node1, node2] = [
         ports.http,
+        ports.https,
         ports.pooler,
         ports.metrics,
         ports.postgres,
@@ -62,6 +64,7 @@ fn configuration(ports: &Ports, scale: Scale, secrets: &Secrets) -> String {
         CONFIGURATION,
         &[
             ("HTTP_PORT", &http),
+            ("HTTPS_PORT", &https),
             ("POOLER_PORT", &pooler),
             ("METRICS_PORT", &metrics),
             ("PG_PORT", &postgres),
@@ -143,6 +146,7 @@ mod tests {
 
     const PORTS: Ports = Ports {
         http: 1001,
+        https: 1007,
         pooler: 1002,
         metrics: 1003,
         postgres: 1004,
@@ -163,6 +167,7 @@ mod tests {
         let config = loaded.config;
         let balancer = config.balancer.expect("it has a balancer");
         assert_eq!(balancer.listen[0].port(), 1001);
+        assert_eq!(balancer.https_listen[0].port(), 1007);
         assert_eq!(config.pgbouncer.listen_port, 1002);
         assert_eq!(config.metrics.listen.expect("it has metrics").port(), 1003);
         let prepare = config.prepare.expect("it prepares");

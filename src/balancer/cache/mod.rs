@@ -30,7 +30,6 @@ use self::store::{Landed, Store, Ticket};
 use super::core::Core;
 use super::failure::Failure;
 use super::hygiene::X_REQUEST_ID;
-use super::policy::{Accepted, Length};
 use super::retry::Progress;
 use super::route::Routes;
 
@@ -109,10 +108,10 @@ impl Served {
     }
 }
 
-/// Whether an answer that many may get does for this request.
-pub(crate) fn is_for(head: &Parts, accepted: &Accepted) -> bool {
+/// Whether an answer that many may get does for this request, if it has no
+/// body.
+pub(crate) fn is_for(head: &Parts) -> bool {
     matches!(head.method, Method::GET | Method::HEAD)
-        && accepted.length == Length::Empty
         && !head.headers.contains_key(AUTHORIZATION)
         && !head.headers.contains_key(RANGE)
 }

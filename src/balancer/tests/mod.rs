@@ -4,6 +4,7 @@
 mod caching;
 mod client;
 mod failover;
+mod front;
 mod limits;
 mod messages;
 mod modes;
@@ -39,6 +40,12 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
     };
     config::Balancer {
         listen: vec!["127.0.0.1:0".parse().expect("an address")],
+        https_listen: Vec::new(),
+        http3: false,
+        tls_cert_file: None,
+        tls_key_file: None,
+        domain: Vec::new(),
+        state_dir: None,
         nodes: nodes.iter().enumerate().map(node).collect(),
         routes: BTreeMap::new(),
         health: config::Health {
@@ -71,6 +78,8 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
 /// A balancer that runs until it is dropped or stopped.
 struct Running {
     address: SocketAddr,
+    /// Where HTTPS is served, if it is.
+    secure: Option<SocketAddr>,
     observer: Observer,
     registry: prometheus::Registry,
     stop: Option<oneshot::Sender<()>>,
@@ -85,6 +94,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         Running {
             address: balancer.addresses()[0],
+            secure: balancer.addresses().get(1).copied(),
             observer: balancer.observer(),
             registry,
             stop: Some(stop),
@@ -113,6 +123,10 @@ impl Running {
             .expect("asked once")
             .send(())
             .expect("it runs");
+    }
+
+    fn secure(&self) -> SocketAddr {
+        self.secure.expect("HTTPS is served")
     }
 
     async fn client(&self) -> Client {

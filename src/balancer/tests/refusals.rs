@@ -174,13 +174,3 @@ async fn what_all_parsers_read_alike_is_served() {
         assert_eq!(reached, 1);
     }
 }
-
-#[tokio::test]
-async fn the_http_2_preface_is_not_taken_for_a_request() {
-    let node = Node::named("a").await;
-    let running = Running::ready(&settings(&[&node])).await;
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let (answer, reached) = exchange(&running, &node, preface).await;
-    assert!(answer.is_none_or(|it| it.status >= 400));
-    assert_eq!(reached, 0);
-}

@@ -4,6 +4,8 @@
 //! is in them. This reads names, for users and hosts, and those certificates
 //! of version 1 that `openssl x509 -req` makes and rustls does not take.
 
+use std::net::IpAddr;
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
@@ -27,6 +29,8 @@ const PSS_HASH: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 /// `dNSName` in a subject's other names.
 const DNS_NAME: u8 = 0x82;
+/// `iPAddress` there.
+const IP_ADDRESS: u8 = 0x87;
 
 /// 2.5.4.3
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
@@ -125,12 +129,25 @@ impl<'a> Certificate<'a> {
 
     /// The subject's DNS names.
     pub fn dns_names(&self) -> Vec<&'a str> {
+        self.other_names(DNS_NAME, plain)
+    }
+
+    /// The subject's IP addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.other_names(IP_ADDRESS, |name| {
+            let v4 = <[u8; 4]>::try_from(name).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(name).map(IpAddr::from))
+                .ok()
+        })
+    }
+
+    fn other_names<T>(&self, wanted: u8, read: impl Fn(&'a [u8]) -> Option<T>) -> Vec<T> {
         let mut found = Vec::new();
         let mut names = Der(self.extension(SUBJECT_ALT_NAME).unwrap_or_default());
         let mut names = Der(names.expect(SEQUENCE).unwrap_or_default());
         while let Some((tag, name, _)) = names.next() {
-            if tag == DNS_NAME {
-                found.extend(plain(name));
+            if tag == wanted {
+                found.extend(read(name));
             }
         }
         found

@@ -22,7 +22,7 @@ const SYSTEM_AUTHORITIES: [&str; 5] = [
 
 /// The key and the certificate of one side.
 pub(super) struct Pair<'a> {
-    /// `client_tls` or `server_tls`.
+    /// `client_tls`, `server_tls` or `balancer.tls`.
     pub(super) side: &'a str,
     pub(super) key_file: &'a str,
     pub(super) cert_file: &'a str,
@@ -104,6 +104,11 @@ pub(super) fn authorities(setting: &str, file: &str) -> Result<Option<Authoritie
         )
     })?;
     Ok(Some(found))
+}
+
+/// The first certificate in a file's text, if there is one.
+pub(super) fn first_certificate(text: &[u8]) -> Option<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(text).next()?.ok()
 }
 
 /// The certificates in a file, one at least.

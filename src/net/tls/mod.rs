@@ -3,8 +3,8 @@
 //! [`Tls`] is what the configuration says: which side may or must use it, with
 //! which certificate, and what is asked of the other side's. It is made from
 //! the settings before anything changes, so that wrong files never replace
-//! right ones. [`Session`] is one connection's: ciphertext in, plain bytes out,
-//! and back.
+//! right ones. [`Identity`] is what a web site shows. [`Session`] is one
+//! connection's: ciphertext in, plain bytes out, and back.
 
 mod certificate;
 mod cipher;
@@ -16,8 +16,10 @@ mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod handshake;
+mod identity;
 #[cfg(any(fuzzing, test))]
 mod samples;
+mod self_signed;
 mod server_side;
 mod session;
 mod settings;
@@ -28,6 +30,8 @@ pub use cipher::Cipher;
 pub use client_side::{ClientSide, Offer};
 pub use fault::TlsFault;
 pub use handshake::{HandshakeError, ServerTarget};
+pub use identity::{Identity, IdentityFiles};
+pub use self_signed::keep as keep_self_signed;
 pub use server_side::{Answer, ServerSide};
 pub(super) use session::Session;
 

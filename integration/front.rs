@@ -1,0 +1,455 @@
+//! The balancer's front with clients as there are in the world: HTTP/1.1,
+//! HTTP/2 and HTTP/3, in clear and with the certificate it made itself.
+
+use crate::drivers::{python, script, succeeded};
+use crate::harness::process::{self, Folder};
+use crate::harness::{DEADLINE, becomes, eventually};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+/// A request as the origin parsed it: its line, its fields, its body's length.
+#[derive(Debug, Clone)]
+struct Parsed {
+    line: String,
+    fields: BTreeMap<String, String>,
+    body: usize,
+}
+
+/// An application that answers with the method and the length of the body, and
+/// notes all it parses, except checks.
+struct Origin {
+    port: u16,
+    ledger: Arc<Mutex<Vec<Parsed>>>,
+}
+
+impl Origin {
+    fn start() -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let ledger = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&ledger);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let noted = Arc::clone(&noted);
+                std::thread::spawn(move || serve(stream, &noted));
+            }
+        });
+        Origin { port, ledger }
+    }
+
+    fn parsed(&self) -> Vec<Parsed> {
+        self.ledger.lock().expect("no panic").clone()
+    }
+}
+
+/// Answers until the connection ends. A request that is not understood is
+/// noted too: that is what the tests look for.
+fn serve(stream: TcpStream, noted: &Mutex<Vec<Parsed>>) -> Option<()> {
+    let mut writer = stream.try_clone().ok()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let line = read_line(&mut reader)?;
+        let mut fields = BTreeMap::new();
+        loop {
+            let field = read_line(&mut reader)?;
+            let Some((name, value)) = field.split_once(": ") else {
+                break;
+            };
+            let before = fields.insert(name.to_ascii_lowercase(), value.to_owned());
+            assert_eq!(before.filter(|_| name == "content-length"), None);
+        }
+        let body = match fields.get("transfer-encoding") {
+            Some(_) => read_chunks(&mut reader)?,
+            None => {
+                let length = fields.get("content-length");
+                let length = length.map_or(0, |it| it.parse().expect("a length"));
+                reader.read_exact(&mut vec![0; length]).ok()?;
+                length
+            }
+        };
+        let method = line.split(' ').next().unwrap_or_default().to_owned();
+        let text = match line.starts_with("GET /ping ") {
+            true => "pong".to_owned(),
+            false => format!("{method} {body}"),
+        };
+        if text != "pong" {
+            let parsed = Parsed { line, fields, body };
+            noted.lock().expect("no panic").push(parsed);
+        }
+        let shown = if method == "HEAD" { "" } else { &text };
+        let length = text.len();
+        write!(
+            writer,
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{shown}"
+        )
+        .ok()?;
+    }
+}
+
+fn read_line(reader: &mut impl BufRead) -> Option<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    Some(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn read_chunks(reader: &mut impl BufRead) -> Option<usize> {
+    let mut sum = 0;
+    loop {
+        let size = usize::from_str_radix(&read_line(reader)?, 16).expect("a chunk size");
+        reader.read_exact(&mut vec![0; size]).ok()?;
+        assert_eq!(read_line(reader)?, "");
+        sum += size;
+        if size == 0 {
+            return Some(sum);
+        }
+    }
+}
+
+/// pgweir with a balancer that serves plain HTTP and HTTPS.
+struct Front {
+    plain: u16,
+    secure: u16,
+    folder: Folder,
+    origin: Origin,
+    child: Child,
+}
+
+/// A port that is free in TCP and in UDP.
+fn free_port() -> u16 {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Front {
+    fn start(settings: &str) -> Front {
+        let folder = Folder::new("front");
+        let origin = Origin::start();
+        let (plain, secure, pooler) = (free_port(), free_port(), free_port());
+        let node = origin.port;
+        let config = folder.write(
+            "pgweir.toml",
+            &format!(
+                "[pgbouncer]\nlisten_addr = \"127.0.0.1\"\nlisten_port = {pooler}\n\
+                 unix_socket_dir = \"\"\nauth_type = \"trust\"\n\
+                 [metrics]\nlisten = \"\"\n\
+                 [balancer]\nlisten = [\"127.0.0.1:{plain}\"]\n\
+                 https_listen = [\"127.0.0.1:{secure}\"]\nstate_dir = \"state\"\n\
+                 domain = [\"front.test\"]\nmax_body = \"1MiB\"\naccess_log = \"access.log\"\n\
+                 {settings}\n[balancer.nodes.a]\naddress = \"127.0.0.1:{node}\"\n"
+            ),
+        );
+        let mut command = process::server_command(process::program(), "KILL");
+        let log = std::fs::File::create(folder.path().join("log")).expect("the folder is ours");
+        command
+            .args(["run".as_ref(), config.as_os_str()])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let front = Front {
+            plain,
+            secure,
+            folder,
+            origin,
+            child: process::spawn(command),
+        };
+        eventually("the balancer serves", || {
+            let url = format!("http://127.0.0.1:{plain}/ping");
+            let output = curl(&[&url]).output().expect("curl runs");
+            match String::from_utf8_lossy(&output.stdout).as_ref() {
+                "pong" => Ok(()),
+                other => Err(format!("{other:?}\n{}", front.read("log"))),
+            }
+        });
+        front
+    }
+
+    fn read(&self, file: &str) -> String {
+        let text = std::fs::read(self.folder.path().join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn https(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.secure)
+    }
+
+    /// Lines of the access log once they satisfy this.
+    fn access(&self, holds: impl Fn(&[serde_json::Value]) -> bool) -> Vec<serde_json::Value> {
+        eventually("the access log", || {
+            let text = self.read("access.log");
+            let lines = text.lines().map(serde_json::from_str);
+            let lines: Vec<_> = lines
+                .collect::<Result<_, _>>()
+                .map_err(|it| it.to_string())?;
+            match holds(&lines) {
+                true => Ok(lines),
+                false => Err(text.lines().rev().take(5).collect()),
+            }
+        })
+    }
+
+    /// The hash of the certificate's key, as the log tells it.
+    fn key_hash(&self) -> String {
+        let log = self.read("log");
+        let (_, hash) = log.split_once("its public key ").expect("it is told");
+        hash.split(',').next().expect("a word").to_owned()
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A program with time to end.
+fn bounded(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg(DEADLINE.as_secs().to_string());
+    command.arg(program).stdin(Stdio::null());
+    command
+}
+
+fn curl(arguments: &[&str]) -> Command {
+    let mut curl = bounded("curl");
+    curl.args(["-s", "-S", "-k"]).args(arguments);
+    curl
+}
+
+/// What curl gets: the version it spoke, the status, redirects, the body.
+fn curled(arguments: &[&str]) -> String {
+    let form = "%{stderr}%{http_version} %{response_code} %{num_redirects}%{redirect_url} ";
+    let output = curl(&[&["-w", form], arguments].concat()).output();
+    let output = output.expect("curl runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stderr) + &text(&output.stdout)
+}
+
+#[test]
+fn curl_gets_the_same_over_http_and_https_and_no_redirect() {
+    let front = Front::start("");
+    let (http, https) = (
+        format!("http://127.0.0.1:{}/x", front.plain),
+        front.https("/x"),
+    );
+    for (arguments, expected) in [
+        (&["--http1.1", &http][..], "1.1 200 0 GET 0"),
+        (&["--http1.1", &https], "1.1 200 0 GET 0"),
+        (&["--http1.0", &https], "1.1 200 0 GET 0"),
+        (&[&https], "2 200 0 GET 0"),
+        (&["--http2-prior-knowledge", &http], "2 200 0 GET 0"),
+        (&["-d", "abc", &https], "2 200 0 POST 3"),
+        (
+            &["-d", "abc", "--http2-prior-knowledge", &http],
+            "2 200 0 POST 3",
+        ),
+        (&["-I", "-o", "/dev/null", &https], "2 200 0 "),
+        (&["-X", "TRACE", "-o", "/dev/null", &https], "2 405 0 "),
+    ] {
+        assert_eq!(curled(arguments), expected, "{arguments:?}");
+    }
+    // The certificate names the host; without -k it is simply not trusted.
+    let certificate = front.folder.path().join("state/self-signed.crt");
+    let to = format!("front.test:{}:127.0.0.1", front.secure);
+    let trusted = Command::new("curl")
+        .args(["-s", "-S", "--cacert"])
+        .arg(certificate)
+        .args(["--resolve", &to])
+        .arg(format!("https://front.test:{}/x", front.secure))
+        .output();
+    assert_eq!(succeeded(&trusted.expect("curl runs")), "GET 0");
+    let secure = front.origin.parsed();
+    let secure = secure.iter().find(|it| it.line.starts_with("POST"));
+    let fields = &secure.expect("there was one").fields;
+    assert_eq!(fields["x-forwarded-proto"], "https");
+    assert_eq!(fields["via"], "2.0 pgweir");
+    assert_eq!(fields["host"], format!("127.0.0.1:{}", front.secure));
+}
+
+#[test]
+fn h2load_is_served_over_tls_and_in_clear() {
+    let front = Front::start("");
+    let plain = format!("http://127.0.0.1:{}/x", front.plain);
+    for url in [front.https("/x"), plain] {
+        let mut load = bounded("h2load");
+        load.args(["-n", "600", "-c", "4", "-m", "20", &url]);
+        let text = succeeded(&load.output().expect("h2load runs"));
+        assert!(
+            text.contains("600 succeeded, 0 failed, 0 errored"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn clients_that_say_what_they_like_are_refused_and_what_a_node_reads_is_what_is_logged() {
+    let front = Front::start("");
+    let mut driver = script(python(), "front_driver.py");
+    driver.args([front.secure, front.plain].map(|port| port.to_string()));
+    let text = succeeded(&driver.output().expect("python runs"));
+    assert!(text.ends_with(" checks"), "{text}");
+    let parsed = front.origin.parsed();
+    for request in &parsed {
+        assert!(!request.line.contains("refused"), "{request:?}");
+        assert!(!request.line.contains("://"), "{request:?}");
+    }
+    let cookies = parsed.iter().filter_map(|it| it.fields.get("cookie"));
+    assert_eq!(cookies.collect::<Vec<_>>(), ["a=1; b=2"; 3]);
+    let bodies: BTreeMap<&str, usize> = parsed
+        .iter()
+        .map(|it| (it.fields["x-request-id"].as_str(), it.body))
+        .collect();
+    assert_eq!(bodies.len(), parsed.len(), "ids are unique");
+    let reached = |it: &&serde_json::Value| !it["node"].is_null() && it["target"] != "/ping";
+    let lines = front.access(|lines| lines.iter().filter(reached).count() >= parsed.len());
+    let reached: Vec<_> = lines.iter().filter(reached).collect();
+    assert_eq!(reached.len(), parsed.len());
+    for line in reached {
+        let id = line["request_id"].as_str().expect("a text");
+        assert_eq!(Some(bodies[id] as u64), line["bytes_in"].as_u64(), "{line}");
+    }
+    for protocol in ["HTTP/2", "HTTP/3"] {
+        assert!(lines.iter().any(|it| it["proto"] == protocol), "{protocol}");
+    }
+}
+
+#[test]
+fn gtlsclient_is_served_over_http_3() {
+    let front = Front::start("");
+    let mut client = bounded("gtlsclient");
+    client
+        .args([
+            "--exit-on-all-streams-close",
+            "--no-http-dump",
+            "--key-update=1ms",
+        ])
+        .args(["127.0.0.1", &front.secure.to_string(), &front.https("/x")]);
+    let output = client.output().expect("gtlsclient runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    let line = front.access(|lines| lines.iter().any(|it| it["proto"] == "HTTP/3"));
+    let line = line.iter().find(|it| it["proto"] == "HTTP/3").expect("one");
+    assert_eq!(
+        (&line["status"], &line["target"]),
+        (&200.into(), &"/x".into())
+    );
+}
+
+#[test]
+fn chromium_loads_a_page_over_http_3_by_the_hash_of_the_key() {
+    let front = Front::start("");
+    let folder = Folder::new("chromium");
+    let mut browser = Command::new("timeout");
+    browser
+        .args([
+            &(2 * DEADLINE.as_secs()).to_string(),
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+        ])
+        .args([
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--dump-dom",
+        ])
+        .arg(format!("--user-data-dir={}", folder.path().display()))
+        .arg(format!(
+            "--origin-to-force-quic-on=127.0.0.1:{}",
+            front.secure
+        ))
+        .arg(format!(
+            "--ignore-certificate-errors-spki-list={}",
+            front.key_hash()
+        ))
+        .arg(front.https("/page"))
+        .stdin(Stdio::null());
+    let output = browser.output().expect("chromium runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("GET 0"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let is_page = |it: &serde_json::Value| it["target"] == "/page" && it["proto"] == "HTTP/3";
+    front.access(|lines| lines.iter().any(is_page));
+}
+
+#[test]
+fn a_new_certificate_is_shown_to_tcp_and_quic_at_once_and_a_bad_one_is_not() {
+    let front = Front::start("");
+    let shown = |quic: bool| {
+        // openssl 3.0 knows TCP alone; over QUIC it is asked of a client that
+        // trusts this certificate only.
+        let port = front.secure;
+        let command = format!(
+            "openssl s_client -connect 127.0.0.1:{port} -servername localhost </dev/null 2>/dev/null \
+             | openssl x509 -noout -serial"
+        );
+        let output = match quic {
+            false => bounded("sh").args(["-c", &command]).output(),
+            true => {
+                let mut client = bounded("gtlsclient");
+                let (host, url) = ("127.0.0.1", front.https("/x"));
+                client.args(["--exit-on-all-streams-close", "--quiet", host]);
+                client.args([&port.to_string(), &url]).output()
+            }
+        };
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let before = shown(false);
+    let state = front.folder.path().join("state");
+    let certificate = state.join("self-signed.crt");
+    let openssl = |arguments: &str| {
+        let mut command = process::server_command("openssl".as_ref(), "KILL");
+        command.args(arguments.split(' ')).current_dir(&state);
+        let output = command.output().expect("openssl runs");
+        assert!(output.status.success(), "{output:?}");
+    };
+    openssl("req -x509 -key self-signed.key -days 9 -subj /CN=new -out new.crt");
+    std::fs::rename(state.join("new.crt"), &certificate).expect("the folder is ours");
+    becomes("the new certificate", true, || shown(false) != before);
+    shown(true);
+    let new = shown(false);
+    std::fs::write(&certificate, "nonsense").expect("the folder is ours");
+    eventually("the bad certificate is told", || {
+        let log = front.read("log");
+        match log.contains("the certificate before it stays") {
+            true => Ok(()),
+            false => Err(log),
+        }
+    });
+    assert_eq!(shown(false), new);
+    shown(true);
+}
+
+/// h2spec is in no distribution: `H2SPEC` names the program, built as its
+/// README says.
+#[test]
+fn h2spec_finds_no_failure() {
+    let Some(program) = std::env::var_os("H2SPEC") else {
+        eprintln!("left out: H2SPEC does not name the program");
+        return;
+    };
+    let front = Front::start("");
+    for (port, more) in [(front.secure, &["-t", "-k"][..]), (front.plain, &[])] {
+        let mut h2spec = Command::new("timeout");
+        h2spec
+            .arg((4 * DEADLINE.as_secs()).to_string())
+            .arg(&program);
+        h2spec.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-P", "/x"]);
+        let text = succeeded(&h2spec.args(more).output().expect("h2spec runs"));
+        assert!(text.contains(" 0 failed"), "{text}");
+    }
+}

@@ -1,0 +1,406 @@
+//! HTTP/3 with clients. Nothing outside this folder names h3 or quinn.
+
+mod streams;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use h3::error::Code;
+use h3::server::{RequestResolver, RequestStream};
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::header::{DATE, HeaderValue};
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::body::RequestBody;
+use super::client::{Client, Patience};
+use super::core::Core;
+use super::download::Download;
+use super::framing::HEAD_MAX;
+use super::http2::STREAMS_MAX;
+use super::refusal::Refusal;
+use super::server::{HANDSHAKES_MAX, Open, Phase};
+use super::service;
+use super::site::Site;
+use crate::net::tls::Identity;
+
+use self::streams::{Allowance, Connection, Facts, Receiving, Sending, Streams};
+
+/// The protocol as TLS names it (ALPN).
+const PROTOCOL: &[u8] = b"h3";
+
+/// Handshakes under way from which on a client has to prove its address
+/// first, which costs it a round trip.
+const UNPROVEN_MAX: usize = HANDSHAKES_MAX / 8;
+
+/// Streams that only the client writes: HTTP/3 needs three, and some open one
+/// more to see that it is ignored.
+const ONE_WAY_STREAMS_MAX: u32 = 4;
+
+/// Bytes a client may send before they are taken: of a stream, of all.
+const RECEIVE_WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
+
+/// Bytes that wait to be sent or acknowledged.
+const SEND_WINDOW: u64 = 512 * 1024;
+
+/// Requests of one connection. A client goes on on another one.
+const REQUESTS_MAX: usize = 10_000;
+
+/// Time for what was sent last.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A UDP port on which HTTP/3 will be served.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: std::net::UdpSocket,
+    config: ServerConfig,
+    site: Arc<Site>,
+}
+
+impl Listener {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        identity: &Arc<Identity>,
+        site: Arc<Site>,
+        patience: Patience,
+    ) -> io::Result<Listener> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        let socket = socket.into();
+        let config = config(identity, patience)?;
+        Ok(Listener {
+            socket,
+            config,
+            site,
+        })
+    }
+
+    /// Accepts clients until the phase changes, and stays until they are gone.
+    pub(crate) async fn serve(
+        self,
+        core: Arc<Core>,
+        slots: Arc<Semaphore>,
+        mut phase: watch::Receiver<Phase>,
+    ) {
+        let Listener {
+            socket,
+            config,
+            site,
+        } = self;
+        let server = Some(config);
+        let endpoint = Endpoint::new(
+            EndpointConfig::default(),
+            server,
+            socket,
+            Arc::new(TokioRuntime),
+        );
+        let endpoint = match endpoint {
+            Ok(endpoint) => endpoint,
+            Err(error) => return tracing::error!("HTTP/3 cannot be served: {error}"),
+        };
+        site.set_works(true);
+        let door = Door {
+            core,
+            slots,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            site,
+            phases: phase.clone(),
+        };
+        loop {
+            tokio::select! {
+                biased;
+                _ = phase.changed() => break,
+                incoming = endpoint.accept() => match incoming {
+                    Some(incoming) => door.admit(incoming),
+                    None => {
+                        tracing::error!("HTTP/3 is not served any more: its socket failed");
+                        break;
+                    }
+                },
+            }
+        }
+        door.site.set_works(false);
+        // Who comes now is refused.
+        endpoint.set_server_config(None);
+        endpoint.wait_idle().await;
+    }
+}
+
+fn config(identity: &Arc<Identity>, patience: Patience) -> io::Result<ServerConfig> {
+    let tls = identity.over_quic(&[PROTOCOL]).map_err(io::Error::other)?;
+    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let idle = u64::try_from(patience.idle.as_millis()).unwrap_or(u64::MAX);
+    let idle = VarInt::from_u64(idle).map(IdleTimeout::from);
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .max_concurrent_uni_streams(ONE_WAY_STREAMS_MAX.into())
+        .stream_receive_window(RECEIVE_WINDOWS.0.into())
+        .receive_window(RECEIVE_WINDOWS.1.into())
+        .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(idle.ok());
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// Who decides about clients that come.
+struct Door {
+    core: Arc<Core>,
+    slots: Arc<Semaphore>,
+    /// Handshakes that may begin.
+    handshakes: Arc<Semaphore>,
+    site: Arc<Site>,
+    phases: watch::Receiver<Phase>,
+}
+
+impl Door {
+    fn admit(&self, incoming: Incoming) {
+        let under_way = HANDSHAKES_MAX - self.handshakes.available_permits();
+        if under_way >= UNPROVEN_MAX && incoming.may_retry() {
+            // It can be asked: that is what may_retry says.
+            let _asked = incoming.retry();
+            return;
+        }
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        let turn = Arc::clone(&self.handshakes).try_acquire_owned();
+        let (Ok(slot), Ok(turn)) = (slot, turn) else {
+            return incoming.refuse();
+        };
+        let open = Open::new(Arc::clone(&self.core), slot);
+        let (site, phase) = (Arc::clone(&self.site), self.phases.clone());
+        tokio::spawn(serve_client(incoming, turn, site, open, phase));
+    }
+}
+
+/// Serves a client to its end.
+async fn serve_client(
+    incoming: Incoming,
+    turn: OwnedSemaphorePermit,
+    site: Arc<Site>,
+    open: Open,
+    phase: watch::Receiver<Phase>,
+) {
+    let core = &open.core;
+    let handshake = async { incoming.accept()?.await };
+    let Ok(Ok(quic)) = timeout(core.patience.head, handshake).await else {
+        return core.metrics.handshake_failed();
+    };
+    drop(turn);
+    let client = Client::new(quic.remote_address(), Some(site), Instant::now());
+    let (connection, streams) = Connection::new(quic.clone());
+    let mut builder = h3::server::builder();
+    builder.max_field_section_size(HEAD_MAX as u64);
+    let building = builder.build::<_, Bytes>(connection);
+    let Ok(Ok(connection)) = timeout(core.patience.head, building).await else {
+        return core.metrics.unread().inc();
+    };
+    let conversation = Conversation {
+        connection,
+        streams,
+        client: Arc::new(client),
+        core: Arc::clone(core),
+        requests: JoinSet::new(),
+        asked: 0,
+        is_closing: false,
+        asks_no_more: false,
+    };
+    Box::pin(conversation.run(phase)).await;
+    // Until the client has seen the end, or does not answer.
+    let _gone = timeout(GOODBYE, quic.closed()).await;
+}
+
+/// A connection and its requests.
+struct Conversation {
+    connection: h3::server::Connection<Connection, Bytes>,
+    streams: Streams,
+    client: Arc<Client>,
+    core: Arc<Core>,
+    requests: JoinSet<()>,
+    asked: usize,
+    /// Requests that come now are not served.
+    is_closing: bool,
+    /// The client has said that none will come.
+    asks_no_more: bool,
+}
+
+impl Conversation {
+    /// Takes requests until the client or the phase ends it. What is being
+    /// served then is dropped.
+    async fn run(mut self, mut phase: watch::Receiver<Phase>) {
+        while !(self.is_closing && self.requests.is_empty()) {
+            let rests = self.client.waits(self.core.patience);
+            let rests = rests
+                .filter(|_| self.requests.is_empty())
+                .map(|(_, until)| until);
+            tokio::select! {
+                biased;
+                changed = phase.changed() => {
+                    let now = *phase.borrow();
+                    match (changed, now) {
+                        (Ok(()), Phase::Serving) => {}
+                        (Ok(()), Phase::Draining) => self.close().await,
+                        (Ok(()), Phase::Closing) | (Err(_), _) => return,
+                    }
+                }
+                accepted = self.connection.accept(), if !self.asks_no_more => match accepted {
+                    Ok(Some(resolver)) => self.begin(resolver).await,
+                    Ok(None) => (self.is_closing, self.asks_no_more) = (true, true),
+                    Err(_) => return,
+                },
+                Some(_) = self.requests.join_next() => {}
+                () = at(rests) => self.close().await,
+            }
+        }
+    }
+
+    async fn begin(&mut self, resolver: RequestResolver<Connection, Bytes>) {
+        let (core, client) = (Arc::clone(&self.core), Arc::clone(&self.client));
+        let serving = serve_request(resolver, self.streams.clone(), core, client);
+        // A client that has no room for its answer is not waited for for ever.
+        let serving = timeout(self.core.stream_timeout, serving);
+        self.requests.spawn(async move {
+            let _too_long = serving.await;
+        });
+        self.asked += 1;
+        if self.asked >= REQUESTS_MAX {
+            self.close().await;
+        }
+    }
+
+    /// Tells the client that requests after those that came are not served.
+    async fn close(&mut self) {
+        if !self.is_closing {
+            self.is_closing = true;
+            let _lost = timeout(GOODBYE, self.connection.shutdown(0)).await;
+        }
+    }
+}
+
+/// Returns at this moment, if there is one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn serve_request(
+    resolver: RequestResolver<Connection, Bytes>,
+    streams: Streams,
+    core: Arc<Core>,
+    client: Arc<Client>,
+) {
+    let Ok(Ok((request, stream))) = timeout(core.patience.head, resolver.resolve_request()).await
+    else {
+        return core.metrics.unread().inc();
+    };
+    let Some(Facts { allowance, left }) = streams.take(stream.send_id()) else {
+        return;
+    };
+    let (mut sending, receiving) = stream.split();
+    let body = QuicBody {
+        receiving,
+        allowance,
+    };
+    let request = request.map(|()| RequestBody::Quic(Box::new(body)));
+    let response = tokio::select! {
+        biased;
+        response = service::serve(core, client, request) => response,
+        () = left => return,
+    };
+    if send(&mut sending, response).await.is_err() {
+        sending.stop_stream(Code::H3_INTERNAL_ERROR);
+    }
+}
+
+/// The answer was cut, or the client does not want it.
+struct NotSent;
+
+async fn send(
+    stream: &mut RequestStream<Sending<Bytes>, Bytes>,
+    response: Response<Download>,
+) -> Result<(), NotSent> {
+    let (mut head, body) = response.into_parts();
+    // hyper says it for the other protocols.
+    head.headers.entry(DATE).or_insert_with(now);
+    let head = Response::from_parts(head, ());
+    stream.send_response(head).await.map_err(|_| NotSent)?;
+    let mut body = pin!(body);
+    while let Some(frame) = body.frame().await {
+        let piece = frame.map_err(|_| NotSent)?.into_data();
+        if let Ok(piece) = piece {
+            stream.send_data(piece).await.map_err(|_| NotSent)?;
+        }
+    }
+    stream.finish().await.map_err(|_| NotSent)
+}
+
+fn now() -> HeaderValue {
+    let now = jiff::fmt::rfc2822::DateTimePrinter::new();
+    let now = now.timestamp_to_rfc9110_string(&jiff::Timestamp::now());
+    let now = now.ok().and_then(|it| HeaderValue::try_from(it).ok());
+    now.expect("this is no year beyond 9999")
+}
+
+/// A request's body as it comes over HTTP/3.
+pub(crate) struct QuicBody {
+    receiving: RequestStream<Receiving, Bytes>,
+    allowance: Allowance,
+}
+
+impl fmt::Debug for QuicBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicBody").finish_non_exhaustive()
+    }
+}
+
+impl QuicBody {
+    /// The next piece; none at the end.
+    pub(crate) fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Refusal>>> {
+        let piece = std::task::ready!(self.receiving.poll_recv_data(cx));
+        Poll::Ready(match piece {
+            Ok(None) => None,
+            Ok(Some(mut piece)) => {
+                let length = piece.remaining();
+                self.allowance.fetch_add(length, Ordering::Relaxed);
+                Some(Ok(piece.copy_to_bytes(length)))
+            }
+            Err(_) => Some(Err(Refusal::BodyAborted)),
+        })
+    }
+}
+
+impl Drop for QuicBody {
+    /// What still comes of it is not wanted, and that is no error.
+    fn drop(&mut self) {
+        self.receiving.stop_sending(Code::H3_NO_ERROR);
+    }
+}

@@ -1,0 +1,91 @@
+//! HTTP/1 with a client.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+use super::body::RequestBody;
+use super::client::{Client, ClientIo, Transport};
+use super::core::Core;
+use super::drive::{End, drive};
+use super::framing::HEAD_MAX;
+use super::server::Phase;
+use super::service;
+
+/// Bytes of a client's stream that hyper holds at most.
+const BUFFER_MAX: usize = 2 * HEAD_MAX;
+
+/// How long, and for how many bytes, a client that still sends is listened to
+/// after its answer, so that the answer is not lost in a reset.
+const LINGER: (Duration, u64) = (Duration::from_secs(2), 1024 * 1024);
+
+/// Serves one client to its end, after `early` was read. One that shuts down
+/// its sending side has left: what it asked for is dropped, as nginx does.
+pub(crate) async fn serve<T: Transport>(
+    stream: T,
+    early: Vec<u8>,
+    client: &Arc<Client>,
+    core: &Arc<Core>,
+    phase: watch::Receiver<Phase>,
+) {
+    let service = service_fn(|request| {
+        let request = hyper::Request::map(request, RequestBody::Hyper);
+        let serving = service::serve(Arc::clone(core), Arc::clone(client), request);
+        async { Ok::<_, Infallible>(serving.await) }
+    });
+    let io = TokioIo::new(ClientIo::messages(stream, Arc::clone(client), early));
+    let mut connection = http1::Builder::new()
+        .half_close(false)
+        .max_header_size(HEAD_MAX)
+        .max_buf_size(BUFFER_MAX)
+        .serve_connection(io, service);
+    let end = drive(&mut connection, client, core.patience, &core.metrics, phase).await;
+    let is_unreadable = matches!(&end, End::Failed(error) if error.is_parse());
+    if is_unreadable || matches!(end, End::HeadTimeout) {
+        core.metrics.unread().inc();
+    }
+    match end {
+        End::Abandoned => {}
+        End::Finished | End::Failed(_) => {
+            if client.has_unread() {
+                linger(connection.into_parts().io.into_inner().stream()).await;
+            }
+        }
+        End::HeadTimeout => send_away(connection.into_parts().io.into_inner().stream()).await,
+    }
+}
+
+/// Tells a client that its head took too long.
+pub(crate) async fn send_away(stream: &mut impl Transport) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    // The socket's buffer is empty, or the client does not read anyway.
+    let written = std::future::poll_fn(|cx| {
+        let mut stream = Pin::new(&mut *stream);
+        let written = stream.as_mut().poll_write(cx, ANSWER);
+        Poll::Ready(matches!(written, Poll::Ready(Ok(_))))
+    });
+    if written.await {
+        linger(stream).await;
+    }
+}
+
+/// Reads what a client still sends, so that closing the connection is no reset
+/// that takes the answer with it (RFC 9112, 9.6).
+async fn linger(stream: &mut impl Transport) {
+    let (time, bytes) = LINGER;
+    let read = async {
+        let _closed = stream.shutdown().await;
+        let mut rest = stream.take(bytes);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _timeout = tokio::time::timeout(time, read).await;
+}

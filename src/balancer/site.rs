@@ -1,0 +1,198 @@
+//! The site that is served over TLS: what it shows clients, and what it tells
+//! them of HTTP/3.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use hyper::header::HeaderValue;
+
+use super::metrics::Metrics;
+use crate::config;
+use crate::net::tls::{Identity, IdentityFiles, TlsFault, keep_self_signed};
+
+/// Time between two looks at the certificate's files.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Where state is kept if nobody says where.
+const STATE_DIR: &str = "/var/lib/pgweir";
+
+/// For how long a client may remember that HTTP/3 is served, in seconds.
+const REMEMBER_SECONDS: u32 = 3600;
+
+/// One HTTPS listener, as its clients see it.
+#[derive(Debug)]
+pub(crate) struct Site {
+    /// What clients are told while HTTP/3 works; none if it is switched off.
+    offer: Option<HeaderValue>,
+    works: AtomicBool,
+}
+
+impl Site {
+    /// A listener on this port. `http3` says whether it is to be had there too.
+    pub(crate) fn new(port: u16, http3: bool) -> Site {
+        let offer = format!("h3=\":{port}\"; ma={REMEMBER_SECONDS}");
+        let offer = HeaderValue::from_str(&offer).expect("digits and plain words");
+        Site {
+            offer: http3.then_some(offer),
+            works: AtomicBool::new(false),
+        }
+    }
+
+    /// HTTP/3 can be had from now on, or not any more.
+    pub(crate) fn set_works(&self, works: bool) {
+        self.works.store(works, Ordering::Relaxed);
+    }
+
+    /// What to say of it in `Alt-Svc` (RFC 7838).
+    pub(crate) fn alternative(&self) -> Option<HeaderValue> {
+        let offer = self.offer.as_ref()?;
+        Some(match self.works.load(Ordering::Relaxed) {
+            true => offer.clone(),
+            false => HeaderValue::from_static("clear"),
+        })
+    }
+}
+
+/// The site's certificate and where it comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificate {
+    pub(crate) identity: Arc<Identity>,
+    files: IdentityFiles,
+    /// What the files looked like when they were last read.
+    seen: Seen,
+}
+
+/// What changes when a file changes: its number, its size and its time.
+type Look = (u64, u64, i64, i64);
+
+/// A look at both files.
+type Seen = [Option<Look>; 2];
+
+impl Certificate {
+    /// The certificate that the settings name, or the self-signed one.
+    ///
+    /// # Errors
+    /// It cannot be had, with the setting that has to change.
+    pub(crate) fn find(settings: &config::Balancer) -> io::Result<Certificate> {
+        let files = match (&settings.tls_cert_file, &settings.tls_key_file) {
+            (Some(certificate), Some(key)) => IdentityFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            },
+            (None, None) => {
+                let folder = settings.state_dir.clone().unwrap_or_else(default_state_dir);
+                keep_self_signed(&folder, &settings.domain).map_err(invalid)?
+            }
+            _ => {
+                let problem = "balancer.tls_cert_file and balancer.tls_key_file belong together: \
+                               give both or none";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+            }
+        };
+        let seen = look(&files);
+        let identity = Identity::load(&files).map_err(invalid)?;
+        Ok(Certificate {
+            identity,
+            files,
+            seen,
+        })
+    }
+
+    /// Tells what is shown: the hash is what `--ignore-certificate-errors-spki-list`
+    /// of Chromium takes.
+    pub(crate) fn tell(&self, metrics: &Metrics) {
+        let expires = self.identity.expires();
+        let seconds = expires.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = seconds.as_secs();
+        metrics.certificate_expires(seconds);
+        let date = jiff::Timestamp::from_second(i64::try_from(seconds).unwrap_or_default());
+        let date = date.map_or_else(|_| String::new(), |it| it.strftime("%F").to_string());
+        tracing::info!(
+            "certificate {}: SHA-256 of its public key {}, holds until {date}",
+            self.files.certificate.display(),
+            self.identity.key_hash(),
+        );
+    }
+
+    /// Follows the files for ever: what they hold is shown, if it is good.
+    pub(crate) async fn follow(mut self, metrics: Arc<Metrics>) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let looking = tokio::task::spawn_blocking(move || {
+                let changed = self.look_again();
+                (self, changed)
+            });
+            let Ok((certificate, changed)) = looking.await else {
+                return tracing::error!("the certificate is not followed any more");
+            };
+            self = certificate;
+            match changed {
+                None => {}
+                Some(Ok(())) => {
+                    metrics.certificate_is_stale(false);
+                    self.tell(&metrics);
+                }
+                Some(Err(fault)) => {
+                    metrics.certificate_is_stale(true);
+                    tracing::error!("{fault}; the certificate before it stays. {}", fault.remedy);
+                }
+            }
+        }
+    }
+
+    /// Reads the files again if they have changed. Both are looked at before
+    /// they are read: what changes while they are read is seen the next time.
+    fn look_again(&mut self) -> Option<Result<(), TlsFault>> {
+        let seen = look(&self.files);
+        if seen == self.seen {
+            return None;
+        }
+        self.seen = seen;
+        Some(self.identity.reload(&self.files))
+    }
+}
+
+fn look(files: &IdentityFiles) -> Seen {
+    [&files.certificate, &files.key].map(|file| {
+        let found = fs::metadata(file).ok()?;
+        Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+    })
+}
+
+/// The first folder that systemd names, or the usual one.
+fn default_state_dir() -> PathBuf {
+    let given = std::env::var_os("STATE_DIRECTORY");
+    let first = given
+        .as_deref()
+        .and_then(|all| std::env::split_paths(all).next());
+    first.unwrap_or_else(|| STATE_DIR.into())
+}
+
+fn invalid(fault: TlsFault) -> io::Error {
+    let problem = format!("{}: {}. {}", fault.setting, fault.what, fault.remedy);
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_3_is_offered_while_it_works_and_withdrawn_when_it_does_not() {
+        let site = Site::new(8443, true);
+        assert_eq!(site.alternative().expect("something"), "clear");
+        site.set_works(true);
+        assert_eq!(
+            site.alternative().expect("something"),
+            "h3=\":8443\"; ma=3600"
+        );
+        let site = Site::new(8443, false);
+        site.set_works(true);
+        assert_eq!(site.alternative(), None);
+    }
+}
