@@ -8,6 +8,7 @@ use super::fault::Fault;
 use super::process::ShutdownMode;
 use super::wait::{NOT_PAUSED, Wait, not_paused};
 use crate::config::SetError;
+use crate::http::NodeMode;
 use crate::pool::{CONSOLE, Database};
 use crate::wire::backend;
 
@@ -192,7 +193,31 @@ pub fn wait_close(call: &mut Call<'_>) -> Result<Outcome, Fault> {
     Ok(Outcome::When("WAIT_CLOSE", Wait::Unmarked(database)))
 }
 
+/// READY NODE name.
+pub fn ready_node(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    call.set_mode(NodeMode::Ready)?;
+    done("READY NODE")
+}
+
+/// DRAIN NODE name.
+pub fn drain_node(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    call.set_mode(NodeMode::Drain)?;
+    done("DRAIN NODE")
+}
+
+/// MAINT NODE name.
+pub fn maint_node(call: &mut Call<'_>) -> Result<Outcome, Fault> {
+    call.set_mode(NodeMode::Maint)?;
+    done("MAINT NODE")
+}
+
 impl Call<'_> {
+    fn set_mode(&self, mode: NodeMode) -> Result<(), Fault> {
+        let front = self.console.front.front();
+        let front = front.ok_or_else(|| Fault::from("there is no balancer"))?;
+        front.set_mode(self.argument, mode).map_err(Fault::Refused)
+    }
+
     fn refuse_while_paused(&self) -> Result<(), Fault> {
         let bouncer = &self.console.bouncer;
         match bouncer.is_paused() || bouncer.is_suspended() {

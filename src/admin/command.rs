@@ -72,6 +72,8 @@ enum Argument {
     Database,
     /// A client's id.
     Client,
+    /// A node of the balancer.
+    Node,
     /// One of these words.
     Word(&'static [&'static str]),
     /// An item of SHOW.
@@ -86,6 +88,7 @@ impl Argument {
             Argument::None => argument.is_empty(),
             Argument::Word(words) => words.iter().any(|it| it.eq_ignore_ascii_case(argument)),
             Argument::Assignment => false,
+            Argument::Node => !argument.is_empty(),
             // What these are good for is looked at when they are used.
             Argument::AnyDatabase | Argument::Database | Argument::Client | Argument::Item => true,
         }
@@ -109,6 +112,8 @@ impl Command {
             Argument::AnyDatabase => vec![format!("{name} [<db>]")],
             Argument::Database => vec![format!("{name} <db>")],
             Argument::Client => vec![format!("{name} <client_id>")],
+            // SHOW HELP is PgBouncer's, which has no balancer.
+            Argument::Node => Vec::new(),
             Argument::Word(words) => vec![format!("{name} {}", words.join("|"))],
             Argument::Assignment => vec![format!("{name} key = arg")],
             Argument::Item => {
@@ -205,6 +210,24 @@ const COMMANDS: &[Command] = &[
         access: Access::Admins,
         run: actions::wait_close,
     },
+    Command {
+        name: "READY NODE",
+        argument: Argument::Node,
+        access: Access::Admins,
+        run: actions::ready_node,
+    },
+    Command {
+        name: "DRAIN NODE",
+        argument: Argument::Node,
+        access: Access::Admins,
+        run: actions::drain_node,
+    },
+    Command {
+        name: "MAINT NODE",
+        argument: Argument::Node,
+        access: Access::Admins,
+        run: actions::maint_node,
+    },
 ];
 
 /// Carries out a query as far as it can be done at once. Rows and notices go
@@ -294,6 +317,7 @@ mod tests {
                 Argument::AnyDatabase => vec![format!("{name} [db]")],
                 Argument::Database => vec![format!("{name} db")],
                 Argument::Client => vec![format!("{name} id")],
+                Argument::Node => vec![format!("{name} name")],
                 Argument::Word(words) => words.iter().map(|it| format!("{name} {it}")).collect(),
                 Argument::Assignment => vec![format!("{name} name = value")],
                 Argument::Item => show::names().map(|it| format!("{name} {it}")).collect(),

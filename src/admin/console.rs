@@ -13,6 +13,7 @@ use super::statistics::{PoolTotals, Statistics};
 use super::visitor::Visitor;
 use crate::auth;
 use crate::client::ConsoleClient;
+use crate::http::FrontSeat;
 use crate::pool::{Bouncer, CONSOLE, CancelKey, Totals};
 use crate::process::LogQueue;
 use crate::stats::Micros;
@@ -41,6 +42,8 @@ pub struct Console {
     pub(super) bouncer: Arc<Bouncer>,
     /// What it ends and reloads.
     pub(super) process: Arc<dyn Process>,
+    /// The balancer, if there is one.
+    pub(super) front: FrontSeat,
     /// Told what a client is told, before it.
     pub(super) log: Arc<LogQueue>,
     /// Its clients, by id.
@@ -60,20 +63,23 @@ impl Console {
         bouncer: Arc<Bouncer>,
         process: Arc<dyn Process>,
         log: Arc<LogQueue>,
+        front: FrontSeat,
     ) -> Arc<Console> {
-        Console::with_limits(bouncer, process, log, LIMITS)
+        Console::with_limits(bouncer, process, log, front, LIMITS)
     }
 
     pub(super) fn with_limits(
         bouncer: Arc<Bouncer>,
         process: Arc<dyn Process>,
         log: Arc<LogQueue>,
+        front: FrontSeat,
         limits: Limits,
     ) -> Arc<Console> {
         let statistics = Statistics::new(bouncer.clock.now());
         Arc::new(Console {
             bouncer,
             process,
+            front,
             log,
             visitors: DashMap::new(),
             limits,

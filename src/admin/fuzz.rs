@@ -19,6 +19,7 @@ use super::process::{Process, ShutdownMode};
 use super::visitor::Visitor;
 use crate::auth::UserList;
 use crate::config::{self, Config};
+use crate::http::FrontSeat;
 use crate::net::Address;
 use crate::pool::Bouncer;
 use crate::process::{LogQueue, LogWriter};
@@ -159,5 +160,5 @@ fn fresh() -> Arc<Console> {
         balancer: None,
     };
     let bouncer = Bouncer::new(config, UserList::default(), 1);
-    Console::new(bouncer, Arc::new(Idle), log)
+    Console::new(bouncer, Arc::new(Idle), log, FrontSeat::default())
 }

@@ -1,4 +1,5 @@
-//! What the console understands of SQL: `WORD [WORD]`, and `SET`.
+//! What the console understands of SQL: `WORD [WORD]`, `WORD NODE WORD`, and
+//! `SET`.
 //!
 //! One statement a query, with at most one `;` behind it. A word is made of
 //! letters, digits and `_`, or stands in double quotes; the value of a SET may
@@ -16,11 +17,11 @@ pub const MAX_VALUE_LEN: usize = 255;
 /// One statement, its words without their quotes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
-    /// `WORD [WORD]`.
+    /// `WORD [WORD]` or `WORD NODE WORD`.
     Command {
-        /// The first word, as written.
+        /// The first word, as written; with `NODE`, that too.
         name: String,
-        /// The second; empty if there is none.
+        /// The last; empty if there is none.
         argument: String,
     },
     /// `SET KEY = VALUE` or `SET KEY TO VALUE`.
@@ -77,7 +78,14 @@ fn command(query: &str) -> Option<(String, String)> {
         return Some((name, String::new()));
     }
     let (argument, rest) = word(blanks(rest)?)?;
-    is_end(rest).then_some((name, argument))
+    if is_end(rest) {
+        return Some((name, argument));
+    }
+    if !argument.eq_ignore_ascii_case("node") {
+        return None;
+    }
+    let (node, rest) = word(blanks(rest)?)?;
+    is_end(rest).then(|| (format!("{name} {argument}"), node))
 }
 
 fn assignment(query: &str) -> Option<(String, String)> {
@@ -182,6 +190,9 @@ mod tests {
             ("\"show\" \"POOLS\"", command("show", "POOLS")),
             ("pause \"\"", command("pause", "")),
             ("pause \"a\"\"b\"", command("pause", "a\"b")),
+            ("drain node a", command("drain node", "a")),
+            ("pause node", command("pause", "node")),
+            ("Maint Node \"a b\";", command("Maint Node", "a b")),
             ("set foo", command("set", "foo")),
             ("set verboseto0", command("set", "verboseto0")),
         ] {
@@ -222,6 +233,8 @@ mod tests {
             "\"show\"pools",
             "show\x0cpools",
             "pause x y",
+            "drain node a b",
+            "drain nodes a",
             "pause \"x",
             "pause \"x\" \"",
             "set a==b",

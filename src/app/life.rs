@@ -1,6 +1,7 @@
 //! From the command line to the exit code.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use super::process::{Action, Logging, Process};
 use super::takeover::{self, Inheritance};
 use crate::admin::{Console, ShutdownMode, VERSION};
 use crate::auth::{self, ScramSettings, UserList};
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, Pressure};
 use crate::client::{self, LoginPolicy, OnConsole};
 use crate::config::{self, Config};
 use crate::gateway::{Queries, QueryCollector};
@@ -37,6 +38,9 @@ const ADMIN_PORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Time between two tries to open it.
 const ADMIN_PORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often the balancer is told how busy the pooler is.
+const PRESSURE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long clients may take to go that are handed over.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
@@ -252,8 +256,13 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
         queue: log.clone(),
     }));
     let life = Life {
+        console: Console::new(
+            bouncer.clone(),
+            process.clone(),
+            log.clone(),
+            monitoring.front.clone(),
+        ),
         monitoring,
-        console: Console::new(bouncer.clone(), process.clone(), log.clone()),
         process,
         bouncer,
         log,
@@ -349,6 +358,15 @@ impl Life {
             .spawn(async move { bouncer.check_zones().await });
         self.control
             .spawn(log_statistics(self.process.clone(), self.console.clone()));
+        let observer = balancer.as_ref().map(Balancer::observer);
+        if let Some(observer) = &observer {
+            self.monitoring.front.take(Arc::new(observer.clone()));
+            self.monitoring.readiness.set_not_ready("filling the cache");
+            self.process.set_balancer(observer.clone());
+            let pressure = observer.pressure();
+            self.control
+                .spawn(watch_pools(self.bouncer.clone(), pressure));
+        }
         let front = balancer.map(HttpFront::start).transpose();
         let front = front.map_err(|error| format!("cannot start the balancer: {error}"))?;
         tracing::info!(
@@ -356,11 +374,16 @@ impl Life {
             VERSION,
             env!("CARGO_PKG_VERSION")
         );
-        self.monitoring.readiness.set_ready();
-        self.process.manager.ready();
-        let ended = self
-            .control
-            .block_on(self.wait(signals, inbox, &pooler, front.as_ref()));
+        let ready = async {
+            if let Some(observer) = observer {
+                observer.warmed().await;
+            }
+            self.monitoring.readiness.set_ready();
+            self.process.manager.ready();
+        };
+        let ended =
+            self.control
+                .block_on(self.wait(signals, inbox, &pooler, front.as_ref(), ready));
         if let Ok(ended) = ended {
             tracing::info!("{ended}");
         }
@@ -380,11 +403,19 @@ impl Life {
         mut inbox: mpsc::UnboundedReceiver<Action>,
         pooler: &Pooler,
         front: Option<&HttpFront>,
+        ready: impl Future<Output = ()>,
     ) -> Result<&'static str, &'static str> {
+        let mut ready = pin!(ready);
+        let mut is_ready = false;
         let mut ending: Option<ShutdownMode> = None;
         let mut draining_since: Option<Instant> = None;
         loop {
             let action = tokio::select! {
+                biased;
+                () = &mut ready, if !is_ready && ending.is_none() => {
+                    is_ready = true;
+                    None
+                }
                 signal = signals.next() => self.process.on_signal(signal, ending.is_some()),
                 Some(action) = inbox.recv() => Some(action),
                 () = tokio::time::sleep(SWEEP_INTERVAL), if ending.is_some() => None,
@@ -553,6 +584,17 @@ async fn sweep(bouncer: Arc<Bouncer>, begin: impl Future<Output = ()>) {
     loop {
         tick.tick().await;
         bouncer.sweep();
+    }
+}
+
+/// Tells the balancer how many clients wait for a server.
+async fn watch_pools(bouncer: Arc<Bouncer>, pressure: Pressure) {
+    let mut tick = tokio::time::interval(PRESSURE_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let pools = bouncer.pools();
+        pressure.set(pools.iter().map(|pool| pool.numbers().1).sum());
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::http::{AdminPort, Readiness, Reloads};
+use crate::http::{AdminPort, FrontSeat, Readiness, Reloads};
 
 /// Whoever has something to show does it here.
 pub struct Monitoring {
@@ -17,6 +17,8 @@ pub struct Monitoring {
     pub readiness: Readiness,
     /// How reading the configuration went.
     pub reloads: Reloads,
+    /// The balancer, once there is one.
+    pub front: FrontSeat,
     /// What `/metrics` shows.
     pub registry: Registry,
     port: Option<(watch::Sender<bool>, JoinHandle<std::io::Result<()>>)>,
@@ -32,6 +34,7 @@ impl Monitoring {
         let mut monitoring = Monitoring {
             readiness: Readiness::new(),
             reloads: Reloads::new(SystemTime::now()),
+            front: FrontSeat::default(),
             registry: Registry::new(),
             port: None,
         };
@@ -41,7 +44,8 @@ impl Monitoring {
             tracing::info!("metrics on http://{address}/metrics");
             let (stop, stopped) = watch::channel(false);
             let (registry, readiness) = (monitoring.registry.clone(), monitoring.readiness.clone());
-            let served = control.spawn(port.serve(registry, readiness, stopped));
+            let front = monitoring.front.clone();
+            let served = control.spawn(port.serve(registry, readiness, front, stopped));
             monitoring.port = Some((stop, served));
         }
         Ok(monitoring)

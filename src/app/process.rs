@@ -1,6 +1,6 @@
 //! What signals and the console do to the whole process.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
@@ -9,7 +9,8 @@ use super::hba;
 use super::life::{load_user_list, verbosity};
 use super::log::{self, Verbosity};
 use crate::admin::{self, ShutdownMode};
-use crate::config::Config;
+use crate::balancer::{Observer, Renewal};
+use crate::config::{self, Config};
 use crate::http::Reloads;
 use crate::net::tls::{Tls, TlsFault};
 use crate::pool::Bouncer;
@@ -31,6 +32,8 @@ pub struct Process {
     log: Option<Logging>,
     /// Requests are served by way of the pooler, which has to outlast them.
     has_balancer: bool,
+    /// The balancer, once it runs.
+    balancer: OnceLock<Observer>,
     /// The service manager.
     pub(super) manager: Notifier,
 }
@@ -95,6 +98,7 @@ impl Process {
             reloads,
             log: None,
             has_balancer: false,
+            balancer: OnceLock::new(),
             manager: Notifier::from_environment(),
         }
     }
@@ -165,11 +169,15 @@ impl Process {
         for name in &reloaded.ignored {
             tracing::warn!("{name} cannot be changed while running, keeping the old value");
         }
+        let renewal = self.renew_balancer(&reloaded)?;
         let users = load_user_list(&reloaded.config, Some(&self.bouncer.user_list()));
         let rules = hba::load(&reloaded.config);
         self.bouncer.reload(reloaded.config, users);
         if let Some(rules) = rules {
             self.bouncer.set_hba_rules(rules);
+        }
+        if let Some(renewal) = renewal {
+            renewal.commit();
         }
         self.apply_settings();
         self.reopen_log();
@@ -177,6 +185,29 @@ impl Process {
             tracing::error!("{fault}");
             String::from("TLS configuration could not be reloaded, keeping old configuration")
         })
+    }
+
+    /// What the balancer goes on with under these settings; none without one.
+    ///
+    /// # Errors
+    /// What cannot be had, with its place in the file.
+    fn renew_balancer(&self, reloaded: &config::Reloaded) -> Result<Option<Renewal>, String> {
+        let settings = reloaded.config.balancer.as_ref();
+        let (Some(balancer), Some(settings)) = (self.balancer.get(), settings) else {
+            return Ok(None);
+        };
+        let renewal = balancer.renew(settings).map_err(|error| {
+            let error = error.to_string();
+            let setting = error.split(": ").next().unwrap_or_default();
+            format!("{}: {error}", reloaded.place_of(setting))
+        })?;
+        Ok(Some(renewal))
+    }
+
+    /// The balancer runs; reloads concern it too.
+    pub fn set_balancer(&self, balancer: Observer) {
+        // A process has one.
+        let _set = self.balancer.set(balancer);
     }
 
     /// Reads the files of the TLS settings in force and takes them over. On an

@@ -15,8 +15,9 @@ use hyper::header::HeaderValue;
 use hyper::{Method, Uri, Version};
 use serde::{Serialize, Serializer};
 
+use super::cache::Lookup;
 use super::metrics::Metrics;
-use super::route::RouteId;
+use super::trail::{Outcome, Trail};
 
 /// Lines that may wait to be written.
 const LINES_WAITING_MAX: usize = 8192;
@@ -24,23 +25,6 @@ const LINES_WAITING_MAX: usize = 8192;
 /// Pause of the writer when it has written all there was. It is not woken by
 /// each line: that would cost more than the line.
 const WRITER_PAUSE: Duration = Duration::from_millis(50);
-
-/// Attempts of one request that are noted.
-pub(crate) const ATTEMPTS_MAX: usize = 8;
-
-/// What one attempt came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// An answer with this status, that was passed on.
-    Answered(u16),
-    /// An answer with this status, from a node that proved sick.
-    Sick(u16),
-    /// No answer; the word says how far it came or what ended it.
-    Failed(&'static str),
-}
-
-/// One attempt: the node and what it came to.
-pub(crate) type Attempt = (usize, Outcome);
 
 /// A request at its end.
 #[derive(Debug)]
@@ -52,14 +36,15 @@ pub(crate) struct Entry {
     /// As the client sent it, without the host in HTTP/2 and HTTP/3.
     pub(crate) target: Uri,
     pub(crate) version: Version,
-    pub(crate) route: RouteId,
+    /// Its route, its waits and its attempts.
+    pub(crate) trail: Trail,
     pub(crate) status: u16,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     pub(crate) duration: Duration,
-    pub(crate) queued: Duration,
-    /// In order; the last one is the one that was answered.
-    pub(crate) attempts: [Option<Attempt>; ATTEMPTS_MAX],
+    /// What the cache did, and the age of what it gave; none on a route that
+    /// keeps nothing.
+    pub(crate) cache: Option<(Lookup, Duration)>,
     pub(crate) request_id: HeaderValue,
     /// What went wrong, in one word.
     pub(crate) error: Option<&'static str>,
@@ -185,6 +170,10 @@ struct Line<'a> {
     queue_ms: f64,
     node: Option<&'a str>,
     attempts: Vec<AttemptLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<f64>,
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
@@ -200,6 +189,7 @@ struct AttemptLine<'a> {
 impl<'a> Line<'a> {
     fn new(entry: &'a Entry, names: &'a Names) -> Line<'a> {
         let attempts: Vec<_> = entry
+            .trail
             .attempts
             .iter()
             .flatten()
@@ -219,14 +209,16 @@ impl<'a> Line<'a> {
                 Version::HTTP_3 => "HTTP/3",
                 _ => "HTTP/1.1",
             },
-            route: &names.routes[entry.route.0],
+            route: &names.routes[entry.trail.route.0],
             status: entry.status,
             bytes_in: entry.bytes_in,
             bytes_out: entry.bytes_out,
             duration_ms: millis(entry.duration),
-            queue_ms: millis(entry.queued),
+            queue_ms: millis(entry.trail.queued),
             node: attempts.last().map(|attempt| attempt.node),
             attempts,
+            cache: entry.cache.map(|(lookup, _)| lookup.label()),
+            age_ms: entry.cache.map(|(_, age)| millis(age)),
             request_id: entry.request_id.to_str().unwrap_or_default(),
             error: entry.error,
         }
@@ -283,6 +275,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balancer::route::RouteId;
     use std::sync::{Arc, Mutex};
 
     fn names() -> Names {
@@ -290,23 +283,22 @@ mod tests {
     }
 
     fn entry() -> Entry {
-        let mut attempts = [None; ATTEMPTS_MAX];
-        attempts[0] = Some((0, Outcome::Failed("ambiguous")));
-        attempts[1] = Some((0, Outcome::Sick(500)));
-        attempts[2] = Some((1, Outcome::Answered(200)));
+        let mut trail = Trail::new(RouteId(0));
+        trail.attempts[0] = Some((0, Outcome::Failed("ambiguous")));
+        trail.attempts[1] = Some((0, Outcome::Sick(500)));
+        trail.attempts[2] = Some((1, Outcome::Answered(200)));
         Entry {
             time: UNIX_EPOCH + Duration::from_millis(1_700_524_800_123),
             client: "192.0.2.1:1024".parse().expect("an address"),
             method: Method::GET,
             target: Uri::from_static("/api/movie/17?a={b}"),
             version: Version::HTTP_11,
-            route: RouteId(0),
+            trail,
             status: 200,
             bytes_in: 3,
             bytes_out: 40,
             duration: Duration::from_micros(12_345),
-            queued: Duration::ZERO,
-            attempts,
+            cache: None,
             request_id: HeaderValue::from_static("id-1"),
             error: None,
         }

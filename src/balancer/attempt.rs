@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::health::Event;
 use super::node::ConnectFailed;
 use super::nodes::Permit;
+use super::queue::NodeSet;
 use super::retry::Progress;
 use super::upload::{Received, Upload};
 use crate::config::Replay;
@@ -25,6 +26,8 @@ pub(crate) struct NodeRequest {
     pub(crate) target: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) replay: Replay,
+    /// Nodes that are asked only when no other one serves.
+    pub(crate) last_choice: NodeSet,
     /// When the request's time is over.
     pub(crate) deadline: Instant,
     /// What becomes of its body.
@@ -46,6 +49,8 @@ pub(crate) struct Miss {
     pub(crate) failure: Failure,
     /// How far the request came.
     pub(crate) progress: Progress,
+    /// It left a node that went down, and asks another one instead.
+    pub(crate) moved: bool,
     /// The connection had been kept from an earlier request.
     pub(crate) reused: bool,
     /// The request's body, if nothing of it was taken.
@@ -140,6 +145,7 @@ impl Miss {
         Miss {
             failure,
             progress: Progress::NotConnected,
+            moved: false,
             reused: false,
             body: Some(body),
             label: failure.label(),
@@ -168,6 +174,7 @@ impl Miss {
         Miss {
             failure,
             progress,
+            moved: false,
             reused,
             body: body.filter(Upload::untouched),
             label: failure.label(),
@@ -182,7 +189,11 @@ impl Miss {
 
     /// The node is known to be down.
     fn left() -> Miss {
-        Miss::given_up(Failure::Broken(Progress::Ambiguous), "moved", None)
+        let failure = Failure::Broken(Progress::Ambiguous);
+        Miss {
+            moved: true,
+            ..Miss::given_up(failure, "moved", None)
+        }
     }
 
     fn nonsense() -> Miss {
@@ -194,6 +205,7 @@ impl Miss {
         Miss {
             failure,
             progress: Progress::Ambiguous,
+            moved: false,
             reused: false,
             body: None,
             label,

@@ -74,9 +74,15 @@ impl HealthCheck {
 /// Checks a node whenever it is due, for ever.
 pub(crate) async fn keep_checking(nodes: Arc<Nodes>, node: usize, check: HealthCheck) {
     loop {
-        let due = nodes.check_due(node).expect("nobody else checks the node");
+        let due = nodes.check_due(node);
+        let until_due = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep_until(due.into()) => {}
+            () = until_due => {}
             () = nodes.check_soon(node) => continue,
         }
         let began = Instant::now();

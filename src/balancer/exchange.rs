@@ -8,13 +8,15 @@ use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{Method, Uri, Version};
 
-use super::access_log::{ATTEMPTS_MAX, Attempt, Entry, Outcome};
+use super::access_log::Entry;
+use super::cache::Lookup;
 use super::client::Client;
 use super::core::Core;
 use super::hygiene::X_REQUEST_ID;
 use super::metrics::{CutBy, Ended};
 use super::request_id;
 use super::route::RouteId;
+use super::trail::Trail;
 use super::upload::Received;
 
 /// nginx's status for a client that left before it was answered. Only logs
@@ -52,13 +54,12 @@ impl Exchange {
                 method: head.method.clone(),
                 target: target(head),
                 version: head.version,
-                route: core.routes.other(),
+                trail: Trail::new(core.routes.other()),
                 status: 0,
                 bytes_in: 0,
                 bytes_out: 0,
                 duration: Duration::ZERO,
-                queued: Duration::ZERO,
-                attempts: [None; ATTEMPTS_MAX],
+                cache: None,
                 request_id: request_id.unwrap_or_else(|| core.ids.make(time)),
                 error: None,
             }),
@@ -72,14 +73,19 @@ impl Exchange {
         self.began
     }
 
+    /// Whether it asks for no body.
+    pub(crate) fn is_head(&self) -> bool {
+        self.entry().method == Method::HEAD
+    }
+
     /// Its id.
     pub(crate) fn id(&self) -> HeaderValue {
         self.entry().request_id.clone()
     }
 
-    /// Its route.
-    pub(crate) fn route(&self) -> RouteId {
-        self.entry().route
+    /// Its way so far.
+    pub(crate) fn trail(&mut self) -> &mut Trail {
+        &mut self.entry_mut().trail
     }
 
     /// Where its body is counted.
@@ -89,31 +95,15 @@ impl Exchange {
 
     /// Its route is known.
     pub(crate) fn on_route(&mut self, route: RouteId) {
-        self.entry_mut().route = route;
+        self.entry_mut().trail.route = route;
     }
 
-    /// It waited for a node.
-    pub(crate) fn waited(&mut self, wait: Duration) {
-        self.entry_mut().queued += wait;
-    }
-
-    /// An attempt has ended.
-    pub(crate) fn attempted(&mut self, node: usize, outcome: Outcome) {
-        match outcome {
-            Outcome::Answered(status) | Outcome::Sick(status) => {
-                self.core.metrics.answered(node, status);
-            }
-            Outcome::Failed(word) => self.core.metrics.unanswered(node, word),
-        }
-        let free = self.entry_mut().attempts.iter_mut().find(|it| it.is_none());
-        if let Some(place) = free {
-            *place = Some::<Attempt>((node, outcome));
-        }
-    }
-
-    /// Attempts so far.
-    pub(crate) fn attempts(&self) -> usize {
-        self.entry().attempts.iter().flatten().count()
+    /// What the cache did for it, and the age of what it gave.
+    pub(crate) fn cached(&mut self, lookup: Lookup, age: Duration) {
+        self.core
+            .metrics
+            .cached(self.entry().trail.route, lookup, age);
+        self.entry_mut().cache = Some((lookup, age));
     }
 
     /// The head of the answer goes out; `error` says what went wrong if the
@@ -160,11 +150,12 @@ impl Drop for Exchange {
         entry.duration = self.began.elapsed();
         entry.bytes_in = self.received.bytes();
         let metrics = &self.core.metrics;
-        if !entry.queued.is_zero() {
-            metrics.queued(entry.route, entry.queued);
+        let Trail { route, queued, .. } = entry.trail;
+        if !queued.is_zero() {
+            metrics.queued(route, queued);
         }
         metrics.ended(&Ended {
-            route: entry.route,
+            route,
             method: &entry.method,
             version: entry.version,
             status: entry.status,

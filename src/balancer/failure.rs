@@ -7,6 +7,7 @@ use hyper::{Response, StatusCode, Version};
 use super::hygiene::PSEUDONYM;
 use super::metrics::Shed;
 use super::node::ConnectFailed;
+use super::rate::{Limited, LimitedBy};
 use super::refusal::{Notice, Refusal};
 use super::retry::Progress;
 
@@ -23,6 +24,8 @@ pub(crate) enum Failure {
     Refused(Refusal),
     /// It could not wait for a node any longer, or at all.
     Shed(Shed),
+    /// Its client, or all clients of its route, make too many.
+    Limited(Limited),
     /// No node could be reached for as long as a request waits.
     NoNode,
     /// The node could not be reached, and no other may be tried.
@@ -71,6 +74,14 @@ impl Failure {
             }
             Failure::Shed(Shed::QueueFull) => (unavailable, "connection_limit_reached", "queue_full", "All nodes are busy."),
             Failure::Shed(Shed::QueueTimeout) => (unavailable, "connection_limit_reached", "queue_timeout", "All nodes are busy."),
+            Failure::Shed(Shed::PoolerBusy) => (unavailable, "destination_unavailable", "pooler_busy", "The database is busy."),
+            Failure::Limited(limited) => {
+                let label = match limited.by {
+                    LimitedBy::Client => "client_rate",
+                    LimitedBy::Route => "route_rate",
+                };
+                (StatusCode::TOO_MANY_REQUESTS, "http_request_denied", label, "Too many requests.")
+            }
             Failure::NoNode => (unavailable, "destination_unavailable", "no_node", "No node can be reached."),
             Failure::Connect(ConnectFailed::Refused) => (bad, "connection_refused", "connection_refused", "The node refuses connections."),
             Failure::Connect(ConnectFailed::Timeout) => (bad, "connection_timeout", "connection_timeout", "The node does not accept connections."),
@@ -99,6 +110,9 @@ impl Failure {
         headers.insert(PROXY_STATUS, proxy_status);
         if words.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if let Failure::Limited(limited) = self {
+            headers.insert(RETRY_AFTER, HeaderValue::from(limited.seconds));
         }
         if words.status == StatusCode::METHOD_NOT_ALLOWED {
             let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -134,6 +148,14 @@ mod tests {
                 Failure::Shed(Shed::QueueFull),
                 503,
                 "pgweir; error=connection_limit_reached; details=\"queue_full\"",
+            ),
+            (
+                Failure::Limited(Limited {
+                    by: LimitedBy::Client,
+                    seconds: 7,
+                }),
+                429,
+                "pgweir; error=http_request_denied; details=\"client_rate\"",
             ),
             (
                 Failure::Refused(Refusal::HostTwice),

@@ -11,6 +11,10 @@
 //! another node comes up, it falls after all. While no node is up, the first
 //! good check brings one back, whatever `rise` says.
 //!
+//! What an operator says of a node goes before all that: it serves only while
+//! it is ready, and one that is not does not count as a node that could take
+//! another's place. In maintenance it is not even checked.
+//!
 //! News that began before a state can speak against it does not count: a
 //! failure of a request that was sent before the node came back, a good check
 //! that began before the node was suspected.
@@ -18,6 +22,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config;
+use crate::http::NodeMode;
 
 /// What is known of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +34,26 @@ pub(crate) enum State {
     Suspect,
     /// Out: gets no requests.
     Down,
+    /// Taken out by an operator; finishes what it has.
+    Drain,
+    /// Taken out by an operator, and not checked.
+    Maint,
 }
 
 impl State {
     /// All states, in the order of their metric rows.
-    pub(crate) const ALL: [State; 3] = [State::Up, State::Suspect, State::Down];
+    pub(crate) const ALL: [State; 5] = [
+        State::Up,
+        State::Suspect,
+        State::Down,
+        State::Drain,
+        State::Maint,
+    ];
+
+    /// Whether it may get requests.
+    pub(crate) fn serves(self) -> bool {
+        matches!(self, State::Up | State::Suspect)
+    }
 
     /// The metric label.
     pub(crate) fn label(self) -> &'static str {
@@ -41,6 +61,8 @@ impl State {
             State::Up => "up",
             State::Suspect => "suspect",
             State::Down => "down",
+            State::Drain => "drain",
+            State::Maint => "maint",
         }
     }
 }
@@ -68,8 +90,11 @@ pub(crate) struct Health {
     nodes: Vec<Node>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Node {
+    /// What an operator has said.
+    mode: NodeMode,
+    /// What is known of its health.
     state: State,
     /// When it entered its state.
     since: Instant,
@@ -98,6 +123,7 @@ impl Health {
     /// `nodes` nodes nobody has heard of yet.
     pub(crate) fn new(settings: &config::Health, nodes: usize, now: Instant) -> Health {
         let node = || Node {
+            mode: NodeMode::Ready,
             state: State::Suspect,
             since: now,
             good: 0,
@@ -115,23 +141,79 @@ impl Health {
         }
     }
 
+    /// Goes on with what another one knows of a node.
+    pub(crate) fn adopt(&mut self, node: usize, other: &Health, its: usize) {
+        self.nodes[node].clone_from(&other.nodes[its]);
+        if let Check::Running = self.nodes[node].check {
+            self.nodes[node].check = Check::Never;
+        }
+    }
+
     /// The state of a node.
     pub(crate) fn state(&self, node: usize) -> State {
-        self.nodes[node].state
+        let it = &self.nodes[node];
+        match it.mode {
+            NodeMode::Ready => it.state,
+            NodeMode::Drain => State::Drain,
+            NodeMode::Maint => State::Maint,
+        }
     }
 
-    /// Nodes whose checks are good.
+    /// Since when a node is in its state.
+    pub(crate) fn since(&self, node: usize) -> Instant {
+        self.nodes[node].since
+    }
+
+    /// Nodes that serve and whose checks are good.
     pub(crate) fn up(&self) -> usize {
-        let up = |node: &&Node| node.state == State::Up;
-        self.nodes.iter().filter(up).count()
+        let nodes = 0..self.nodes.len();
+        nodes.filter(|node| self.state(*node) == State::Up).count()
     }
 
-    /// When the node is to be checked next; none while a check is out. Never
+    /// Whether every node that serves would be down if another one were up.
+    pub(crate) fn all_failed(&self) -> bool {
+        let mut nodes = 0..self.nodes.len();
+        nodes.all(|node| !self.state(node).serves() || self.failed(node))
+    }
+
+    /// An operator says this of a node. False if it is the last one that
+    /// serves, and has to stay.
+    pub(crate) fn set_mode(&mut self, node: usize, mode: NodeMode, now: Instant) -> bool {
+        let mut others = (0..self.nodes.len()).filter(|other| *other != node);
+        let is_last = !others.any(|other| self.state(other).serves());
+        if mode != NodeMode::Ready && is_last && self.state(node).serves() {
+            return false;
+        }
+        let it = &mut self.nodes[node];
+        let before = std::mem::replace(&mut it.mode, mode);
+        if before == mode {
+            return true;
+        }
+        it.since = now;
+        if before == NodeMode::Maint {
+            // What was known of it is old.
+            it.state = State::Suspect;
+            it.good = 0;
+            it.bad = 0;
+            it.suspected = false;
+            it.refused = false;
+            it.check = Check::Never;
+        }
+        // One that only served because it was the last may go.
+        if mode == NodeMode::Ready && self.state(node) == State::Up {
+            self.drop_the_failed(now);
+        }
+        true
+    }
+
+    /// When the node is to be checked next; none while a check is out
+    /// and in maintenance. Never
     /// sooner than `fast_interval` after the last check began, so that a
     /// storm of failing requests does not become a storm of checks.
     pub(crate) fn check_due(&self, node: usize) -> Option<Instant> {
         let it = &self.nodes[node];
         match it.check {
+            _ if it.mode == NodeMode::Maint => None,
             Check::Running => None,
             Check::Never => Some(it.since),
             Check::Last(began) if self.in_doubt(it) => Some(began + self.fast_interval),
@@ -167,7 +249,7 @@ impl Health {
         let nobody_up = self.up() == 0;
         let it = &mut self.nodes[node];
         it.check = Check::Last(began);
-        if it.state == State::Up || began < it.since {
+        if it.state == State::Up || began < it.since || it.mode == NodeMode::Maint {
             return;
         }
         it.good = it.good.saturating_add(1);
@@ -176,7 +258,9 @@ impl Health {
             it.bad = 0;
             it.suspected = false;
             it.refused = false;
-            self.drop_the_failed(now);
+            if it.mode == NodeMode::Ready {
+                self.drop_the_failed(now);
+            }
         }
     }
 
@@ -194,8 +278,7 @@ impl Health {
     /// Bad news came in: down, or suspect if that is not enough for down or
     /// if no other node looks healthy.
     fn judge(&mut self, node: usize, now: Instant) {
-        let looks_healthy =
-            |other: usize| self.nodes[other].state != State::Down && !self.failed(other);
+        let looks_healthy = |other: usize| self.state(other).serves() && !self.failed(other);
         let replaceable = (0..self.nodes.len()).any(|other| other != node && looks_healthy(other));
         let state = match self.nodes[node].state {
             State::Up | State::Suspect if self.failed(node) && replaceable => State::Down,
@@ -208,7 +291,7 @@ impl Health {
     /// A node is up: those that only served because they were the last go.
     fn drop_the_failed(&mut self, now: Instant) {
         for node in 0..self.nodes.len() {
-            if self.nodes[node].state == State::Suspect && self.failed(node) {
+            if self.state(node) == State::Suspect && self.failed(node) {
                 self.nodes[node].enter(State::Down, now);
             }
         }
@@ -225,7 +308,7 @@ impl Health {
         match node.state {
             State::Up => false,
             State::Suspect => true,
-            State::Down => node.good > 0 || self.up() == 0,
+            State::Down | State::Drain | State::Maint => node.good > 0 || self.up() == 0,
         }
     }
 }
@@ -386,6 +469,43 @@ mod tests {
         let began = scene.now;
         scene.news(1, Event::ConnectFailed);
         assert_eq!(scene.health.check_due(0), Some(began + 200 * MS));
+    }
+
+    #[test]
+    fn a_drained_node_is_checked_and_serves_at_once_when_it_is_ready() {
+        let mut scene = Scene::all_up(2, 2, 2);
+        assert!(scene.health.set_mode(0, NodeMode::Drain, scene.now));
+        assert_eq!(scene.health.state(0), State::Drain);
+        assert!(scene.health.check_due(0).is_some());
+        assert_eq!(scene.news(0, Event::CheckGood), State::Drain);
+        assert!(scene.health.set_mode(0, NodeMode::Ready, scene.now));
+        assert_eq!(scene.health.state(0), State::Up);
+    }
+
+    #[test]
+    fn a_node_in_maintenance_is_not_checked_and_serves_after_a_good_check() {
+        let mut scene = Scene::all_up(2, 2, 2);
+        assert!(scene.health.set_mode(0, NodeMode::Maint, scene.now));
+        assert_eq!(scene.health.check_due(0), None);
+        assert_eq!(scene.news(0, Event::CheckGood), State::Maint);
+        assert!(scene.health.set_mode(0, NodeMode::Ready, scene.now));
+        assert_eq!(scene.health.state(0), State::Suspect);
+        assert!(scene.health.check_due(0).is_some());
+        assert_eq!(scene.news(0, Event::CheckGood), State::Up);
+    }
+
+    #[test]
+    fn the_last_node_that_serves_is_not_taken_out_and_does_not_fall() {
+        let mut scene = Scene::all_up(2, 2, 2);
+        assert!(scene.health.set_mode(0, NodeMode::Drain, scene.now));
+        for mode in [NodeMode::Drain, NodeMode::Maint] {
+            assert!(!scene.health.set_mode(1, mode, scene.now));
+        }
+        assert_eq!(scene.news(1, Event::ConnectFailed), State::Suspect);
+        assert!(scene.health.all_failed());
+        assert!(scene.health.set_mode(0, NodeMode::Ready, scene.now));
+        assert_eq!(scene.health.state(1), State::Down);
+        assert!(!scene.health.all_failed());
     }
 
     fn events() -> impl Strategy<Value = Vec<(usize, Event, u64, u64)>> {

@@ -14,6 +14,7 @@ use hyper::header::{
 use hyper::{StatusCode, Version};
 
 use super::policy::{Accepted, Length};
+use super::request_id;
 
 /// Fields of one hop.
 static HOP_BY_HOP: [HeaderName; 7] = [
@@ -37,6 +38,10 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The id of a request, in both directions.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The trace a request belongs to, and what tracers note about it.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Fields that only this balancer says, or that it has dealt with.
 static OWN: [HeaderName; 8] = [
@@ -96,8 +101,22 @@ pub(crate) fn clean_request(
     headers.insert(X_FORWARDED_FOR, address_value(origin.client));
     let scheme = if origin.is_secure { "https" } else { "http" };
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    set_trace(headers, &id);
     headers.insert(X_REQUEST_ID, id);
     headers.append(VIA, via(origin.version));
+}
+
+/// A trace that is none is replaced, and its notes dropped with it.
+fn set_trace(headers: &mut HeaderMap, id: &HeaderValue) {
+    let given = headers.get(TRACEPARENT);
+    let trace = request_id::trace(given, id);
+    if given != trace.as_ref() || headers.get_all(TRACEPARENT).iter().count() > 1 {
+        headers.remove(TRACESTATE);
+        headers.remove(TRACEPARENT);
+        if let Some(trace) = trace {
+            headers.insert(TRACEPARENT, trace);
+        }
+    }
 }
 
 /// Makes a node's answer fit for a client. `version` is the node's.
@@ -313,6 +332,17 @@ mod tests {
             .filter(|name| name.contains('_'))
             .collect();
         assert_eq!(kept, ["authorization_", "my_field"]);
+    }
+
+    #[test]
+    fn a_trace_is_passed_on_with_its_notes_and_what_is_none_is_dropped() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let headers = request(&[("traceparent", trace), ("tracestate", "a=b")], None);
+        assert_eq!(headers["traceparent"], trace);
+        assert_eq!(headers["tracestate"], "a=b");
+        let headers = request(&[("traceparent", "x"), ("tracestate", "a=b")], None);
+        assert!(!headers.contains_key("tracestate"));
+        assert!(!headers.contains_key("traceparent"), "the id is no UUID");
     }
 
     #[test]

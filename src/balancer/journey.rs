@@ -14,6 +14,9 @@
 //! the request goes to the other node; otherwise the answer is passed on. A
 //! request that may not be repeated gets its 5xx at once.
 //!
+//! Requests that may have been delivered are repeated within a budget (see
+//! [`retry::Budget`]), and not at all while every node has failed.
+//!
 //! While a request waits for its answer, its node may go down. If it may be
 //! repeated and another node serves, it is moved there at once; otherwise it
 //! goes on waiting.
@@ -21,16 +24,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::access_log::{ATTEMPTS_MAX, Outcome};
 use super::attempt::{Answered, Miss, NodeRequest, attempt};
 use super::core::Core;
-use super::exchange::Exchange;
 use super::failure::Failure;
 use super::health::Event;
 use super::metrics::Shed;
 use super::nodes::{NoNode, Permit};
 use super::queue::NodeSet;
 use super::retry::{self, Progress, Proof};
+use super::trail::{ATTEMPTS_MAX, Outcome, Trail};
 use super::upload::Upload;
 
 /// How often a request may be sent when nobody knows whether it arrived: one
@@ -40,7 +42,7 @@ const DELIVERIES_MAX: usize = 3;
 /// A request on its way.
 struct Journey<'a> {
     core: &'a Arc<Core>,
-    exchange: &'a mut Exchange,
+    trail: &'a mut Trail,
     request: NodeRequest,
     safe: bool,
     /// Nodes that failed it.
@@ -67,7 +69,7 @@ struct Journey<'a> {
 /// No node answered it, and it may not be sent again.
 pub(crate) async fn answer(
     core: &Arc<Core>,
-    exchange: &mut Exchange,
+    trail: &mut Trail,
     request: NodeRequest,
     mut body: Upload,
 ) -> Result<Answered, Failure> {
@@ -75,10 +77,10 @@ pub(crate) async fn answer(
         safe: retry::is_safe(&request.method),
         comebacks: core.nodes.comebacks(),
         core,
-        exchange,
+        trail,
+        failed: request.last_choice,
+        second_chance: request.last_choice,
         request,
-        failed: NodeSet::default(),
-        second_chance: NodeSet::default(),
         fresh: NodeSet::default(),
         deliveries: 0,
         proof: None,
@@ -111,12 +113,11 @@ impl Journey<'_> {
             let mut waited = Duration::ZERO;
             let deadline = self.request.deadline;
             let granted = nodes.acquire(self.failed, deadline, &mut waited).await;
-            self.exchange.waited(waited);
+            self.trail.queued += waited;
             match granted {
                 Ok(permit) => {
                     if let Some(proof) = self.proof.take() {
-                        let route = self.exchange.route();
-                        self.core.metrics.retried(route, proof);
+                        self.core.metrics.retried(self.trail.route, proof);
                     }
                     return Ok(permit);
                 }
@@ -146,7 +147,7 @@ impl Journey<'_> {
         let deadline = self.request.deadline.min(*hopes_until);
         let began = Instant::now();
         let comeback = nodes.comeback(self.comebacks, deadline).await;
-        self.exchange.waited(began.elapsed());
+        self.trail.queued += began.elapsed();
         match comeback {
             Ok(()) => {
                 self.comebacks = nodes.comebacks();
@@ -195,7 +196,8 @@ impl Journey<'_> {
         miss: Miss,
         again: Option<Upload>,
     ) -> Result<Upload, Failure> {
-        self.exchange.attempted(node, Outcome::Failed(miss.label));
+        self.trail
+            .attempted(&self.core.metrics, node, Outcome::Failed(miss.label));
         if let Some(event) = miss.event {
             self.core.nodes.report(node, event, began);
         }
@@ -204,9 +206,11 @@ impl Journey<'_> {
             return Err(failure);
         }
         let may_again = self.proof_of(miss.progress);
+        let is_free = miss.moved || miss.progress.is_undelivered();
+        let may_again = may_again.filter(|_| is_free || self.can_afford());
         let (Some(proof), Some(body)) = (may_again, miss.body.or(again)) else {
             if miss.progress == Progress::Ambiguous {
-                self.core.metrics.replay_refused(self.exchange.route());
+                self.core.metrics.replay_refused(self.trail.route);
             }
             return Err(failure);
         };
@@ -232,16 +236,31 @@ impl Journey<'_> {
             let may_again = self.proof_of(Progress::AnsweredSick);
             if let (Some(proof), Some(body)) = (may_again, again)
                 && self.is_sick(node).await
+                && self.can_afford()
                 && self
                     .go_on(node, Progress::AnsweredSick, Failure::Sick, proof)
                     .is_ok()
             {
-                self.exchange.attempted(node, Outcome::Sick(status));
+                self.trail
+                    .attempted(&self.core.metrics, node, Outcome::Sick(status));
                 return Err(body);
             }
         }
-        self.exchange.attempted(node, Outcome::Answered(status));
+        self.trail
+            .attempted(&self.core.metrics, node, Outcome::Answered(status));
         Ok(answered)
+    }
+
+    /// Whether the budget has room for a request that may have been delivered,
+    /// and there is a node that repeating it could help.
+    fn can_afford(&self) -> bool {
+        let Core { nodes, metrics, .. } = &**self.core;
+        let (requests, _) = metrics.totals();
+        let is_afforded = !nodes.all_failed() && self.core.take_retry(requests);
+        if !is_afforded {
+            metrics.retry_denied(self.trail.route);
+        }
+        is_afforded
     }
 
     /// Whether a check made now finds the node sick, if there is another.
@@ -263,7 +282,7 @@ impl Journey<'_> {
         proof: Proof,
     ) -> Result<(), Failure> {
         self.deliveries += usize::from(!progress.is_undelivered());
-        if self.exchange.attempts() >= ATTEMPTS_MAX || self.deliveries >= DELIVERIES_MAX {
+        if self.trail.count() >= ATTEMPTS_MAX || self.deliveries >= DELIVERIES_MAX {
             return Err(failure);
         }
         self.failed.insert(node);

@@ -12,11 +12,13 @@ use hyper::{Method, Version};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
+use super::cache::Lookup;
 use super::health::State;
+use super::rate::LimitedBy;
 use super::recent::Recent;
 use super::refusal::Refusal;
 use super::retry::Proof;
@@ -26,6 +28,11 @@ use super::route::{RouteId, Routes};
 /// the application is measured by.
 const EDGES: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.5, 5.0, 10.0, 20.0,
+];
+
+/// Upper edges of the ages of kept answers, in seconds.
+const AGE_EDGES: [f64; 11] = [
+    1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 300.0,
 ];
 
 /// Methods with a label of their own; the rest is `other`.
@@ -54,6 +61,26 @@ pub(crate) enum Shed {
     QueueFull,
     /// It waited for `queue_timeout`.
     QueueTimeout,
+    /// Too many clients of the pooler wait for a server.
+    PoolerBusy,
+}
+
+/// What came of fetching an answer for the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// It is kept.
+    Stored,
+    /// It went to those who waited for it, and is not kept.
+    Shared,
+    /// It may be given to nobody who did not ask for it.
+    Private,
+    /// There was none.
+    Failed,
+}
+
+impl Fill {
+    /// The metric labels, in order.
+    const LABELS: [&str; 4] = ["stored", "shared", "private", "failed"];
 }
 
 /// Who cut an answer short.
@@ -67,11 +94,17 @@ pub(crate) enum CutBy {
 
 /// All counters.
 pub(crate) struct Metrics {
-    families: Families,
+    families: Arc<Families>,
+    totals: Arc<Totals>,
     routes: Vec<RouteMetrics>,
     nodes: Vec<NodeMetrics>,
     refused: Vec<IntCounter>,
-    shed: [IntCounter; 2],
+    shed: [IntCounter; 3],
+}
+
+/// What all routes together have served.
+#[derive(Debug)]
+struct Totals {
     begun: Instant,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -86,9 +119,20 @@ struct RouteMetrics {
     queued: Histogram,
     retries: [IntCounter; Proof::ALL.len()],
     replay_refused: IntCounter,
+    retry_denied: IntCounter,
+    limited: [IntCounter; 2],
     cut: [IntCounter; 2],
+    cache: Option<CacheMetrics>,
     /// By protocol, method and code.
     requests: Box<[OnceLock<IntCounter>]>,
+}
+
+/// The handles of a route whose answers are kept.
+#[derive(Debug)]
+struct CacheMetrics {
+    lookups: [IntCounter; Lookup::ALL.len()],
+    fills: [IntCounter; Fill::LABELS.len()],
+    age: Histogram,
 }
 
 /// A node's handles.
@@ -114,6 +158,8 @@ struct Families {
     queued: HistogramVec,
     retries: IntCounterVec,
     replay_refused: IntCounterVec,
+    retry_denied: IntCounterVec,
+    limited: IntCounterVec,
     cut: IntCounterVec,
     refused: IntCounterVec,
     unread: IntCounter,
@@ -126,6 +172,12 @@ struct Families {
     floods: IntCounter,
     certificate_expires: IntGauge,
     certificate_stale: IntGauge,
+    cache_requests: IntCounterVec,
+    cache_fills: IntCounterVec,
+    cache_age: HistogramVec,
+    cache_age_max: Gauge,
+    cache_bytes: IntGauge,
+    cache_answers: IntGauge,
     node_requests: IntCounterVec,
     node_answer: HistogramVec,
     node_in_flight: IntGaugeVec,
@@ -146,10 +198,12 @@ impl Families {
             queued: kept(&mut all, histograms("pgweir_http_queue_seconds", "Time a request waited for a node, if it waited.", &["route"]))?,
             retries: kept(&mut all, counters("pgweir_http_retries_total", "Requests sent again, by what allowed it.", &["route", "proof"]))?,
             replay_refused: kept(&mut all, counters("pgweir_http_replay_refused_total", "Failed requests that were not sent again because they may have been delivered.", &["route"]))?,
+            retry_denied: kept(&mut all, counters("pgweir_http_retry_budget_exhausted_total", "Failed requests that were not sent again because too many were, or every node had failed.", &["route"]))?,
+            limited: kept(&mut all, counters("pgweir_http_rate_limited_total", "Requests answered with 429, by whose limit it was.", &["route", "by"]))?,
             cut: kept(&mut all, counters("pgweir_http_responses_cut_total", "Answers that ended early, by who ended them.", &["route", "by"]))?,
             refused: kept(&mut all, counters("pgweir_http_refused_total", "Requests refused without asking a node.", &["reason"]))?,
             unread: kept(&mut all, IntCounter::new("pgweir_http_unreadable_total", "Connections ended because what came was not HTTP, or not in time."))?,
-            shed: kept(&mut all, counters("pgweir_http_shed_total", "Requests refused because every node was busy.", &["reason"]))?,
+            shed: kept(&mut all, counters("pgweir_http_shed_total", "Requests refused because every node, or the pooler, was busy.", &["reason"]))?,
             in_flight: kept(&mut all, IntGauge::new("pgweir_http_requests_in_flight", "Requests whose answer has not ended."))?,
             queue: kept(&mut all, IntGauge::new("pgweir_http_queue_length", "Requests waiting for a node."))?,
             clients: kept(&mut all, IntGauge::new("pgweir_http_client_connections", "Open client connections."))?,
@@ -158,6 +212,12 @@ impl Families {
             floods: kept(&mut all, IntCounter::new("pgweir_http_floods_total", "Connections ended because the client left too many requests."))?,
             certificate_expires: kept(&mut all, IntGauge::new("pgweir_http_certificate_expires_seconds", "When the certificate ceases to hold, in seconds since 1970; 0 without HTTPS."))?,
             certificate_stale: kept(&mut all, IntGauge::new("pgweir_http_certificate_stale", "1 while the certificate's files cannot be used and the one before is shown."))?,
+            cache_requests: kept(&mut all, counters("pgweir_cache_requests_total", "Requests on routes whose answers are kept, by what the cache did for them.", &["route", "result"]))?,
+            cache_fills: kept(&mut all, counters("pgweir_cache_fills_total", "Answers fetched for the cache, by what came of it.", &["route", "result"]))?,
+            cache_age: kept(&mut all, ages("pgweir_cache_served_age_seconds", "Age of answers from the cache when they were served, from when they were asked for.", &["route"]))?,
+            cache_age_max: kept(&mut all, Gauge::new("pgweir_cache_served_age_max_seconds", "The greatest of these ages since the start."))?,
+            cache_bytes: kept(&mut all, IntGauge::new("pgweir_cache_bytes", "Bytes of answers kept."))?,
+            cache_answers: kept(&mut all, IntGauge::new("pgweir_cache_answers", "Answers kept."))?,
             node_requests: kept(&mut all, counters("pgweir_http_upstream_requests_total", "Attempts at a node, by status code or by how far they came.", &["upstream", "code"]))?,
             node_answer: kept(&mut all, histograms("pgweir_http_upstream_answer_seconds", "From sending a request to the head of its answer.", &["upstream"]))?,
             node_in_flight: kept(&mut all, gauges("pgweir_http_upstream_in_flight", "Requests at a node.", &["upstream"]))?,
@@ -207,6 +267,13 @@ fn histograms(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<His
     )
 }
 
+fn ages(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(
+        HistogramOpts::new(name, help).buckets(AGE_EDGES.to_vec()),
+        labels,
+    )
+}
+
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
@@ -216,26 +283,53 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// Counters for these routes and nodes, all zero.
     pub(crate) fn new(routes: &Routes, nodes: &[&str]) -> prometheus::Result<Metrics> {
-        let families = Families::new()?;
+        let totals = Totals {
+            begun: Instant::now(),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            recent: Recent::new(),
+        };
+        let families = Arc::new(Families::new()?);
+        Ok(Metrics::of(families, Arc::new(totals), routes, nodes))
+    }
+
+    /// The same counters for other routes and nodes. A node that has gone is
+    /// in no state any more.
+    pub(crate) fn renewed(&self, routes: &Routes, nodes: &[&str]) -> Metrics {
+        let gone = self
+            .nodes
+            .iter()
+            .filter(|it| !nodes.contains(&it.name.as_str()));
+        for state in gone.flat_map(|node| &node.states) {
+            state.set(0);
+        }
+        let (families, totals) = (Arc::clone(&self.families), Arc::clone(&self.totals));
+        Metrics::of(families, totals, routes, nodes)
+    }
+
+    fn of(
+        families: Arc<Families>,
+        totals: Arc<Totals>,
+        routes: &Routes,
+        nodes: &[&str],
+    ) -> Metrics {
         let refused =
             Refusal::ALL.map(|it| families.refused.with_label_values(&[it.notice().label]));
-        Ok(Metrics {
+        Metrics {
             routes: routes
                 .iter()
-                .map(|it| RouteMetrics::new(&families, &it.name))
+                .map(|it| RouteMetrics::new(&families, &it.name, it.cache.is_some()))
                 .collect(),
             nodes: nodes
                 .iter()
                 .map(|it| NodeMetrics::new(&families, it))
                 .collect(),
             refused: refused.into(),
-            shed: ["queue_full", "queue_timeout"].map(|it| families.shed.with_label_values(&[it])),
+            shed: ["queue_full", "queue_timeout", "pooler_busy"]
+                .map(|it| families.shed.with_label_values(&[it])),
             families,
-            begun: Instant::now(),
-            requests: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            recent: Recent::new(),
-        })
+            totals,
+        }
     }
 
     /// Offers everything to a registry.
@@ -317,9 +411,49 @@ impl Metrics {
         self.routes[route.0].replay_refused.inc();
     }
 
+    /// The budget had no room for sending a failed request again.
+    pub(crate) fn retry_denied(&self, route: RouteId) {
+        self.routes[route.0].retry_denied.inc();
+    }
+
+    /// A request was one too many.
+    pub(crate) fn limited(&self, route: RouteId, by: LimitedBy) {
+        self.routes[route.0].limited[by as usize].inc();
+    }
+
     /// A request got its node after a wait.
     pub(crate) fn queued(&self, route: RouteId, wait: Duration) {
         self.routes[route.0].queued.observe(wait.as_secs_f64());
+    }
+
+    /// The cache did this for a request; what it gave was so old.
+    pub(crate) fn cached(&self, route: RouteId, lookup: Lookup, age: Duration) {
+        let Some(cache) = &self.routes[route.0].cache else {
+            return;
+        };
+        cache.lookups[lookup as usize].inc();
+        if lookup == Lookup::Bypass {
+            return;
+        }
+        let age = age.as_secs_f64();
+        cache.age.observe(age);
+        // Two at once may leave the lesser one; a greater one comes again.
+        if age > self.families.cache_age_max.get() {
+            self.families.cache_age_max.set(age);
+        }
+    }
+
+    /// This came of fetching an answer for the cache.
+    pub(crate) fn filled(&self, route: RouteId, fill: Fill) {
+        if let Some(cache) = &self.routes[route.0].cache {
+            cache.fills[fill as usize].inc();
+        }
+    }
+
+    /// What the cache holds.
+    pub(crate) fn cache_holds(&self, bytes: usize, answers: usize) {
+        self.families.cache_bytes.set(bytes as i64);
+        self.families.cache_answers.set(answers as i64);
     }
 
     /// An answer has ended. It is an error if the balancer or a node failed,
@@ -331,21 +465,31 @@ impl Metrics {
         if let Some(by) = ended.cut {
             route.cut[by as usize].inc();
         }
-        self.requests.fetch_add(1, Relaxed);
+        let totals = &self.totals;
+        totals.requests.fetch_add(1, Relaxed);
         if ended.status >= 500 || ended.cut == Some(CutBy::Node) {
-            self.errors.fetch_add(1, Relaxed);
+            totals.errors.fetch_add(1, Relaxed);
         }
-        self.recent.record(self.begun.elapsed(), ended.duration);
+        totals.recent.record(totals.begun.elapsed(), ended.duration);
     }
 
     /// Requests that ended, and how many of them were errors.
     pub(crate) fn totals(&self) -> (u64, u64) {
-        (self.requests.load(Relaxed), self.errors.load(Relaxed))
+        let totals = &self.totals;
+        (totals.requests.load(Relaxed), totals.errors.load(Relaxed))
     }
 
     /// Median and ninth decile of the last seconds' durations.
     pub(crate) fn recent(&self) -> Option<[Duration; 2]> {
-        self.recent.quantiles(self.begun.elapsed(), [0.5, 0.9])
+        let totals = &self.totals;
+        totals.recent.quantiles(totals.begun.elapsed(), [0.5, 0.9])
+    }
+
+    /// A route's requests that ended, and how often one was sent again.
+    pub(crate) fn of_route(&self, route: RouteId) -> (u64, u64) {
+        let route = &self.routes[route.0];
+        let retries = route.retries.iter().map(|it| it.get()).sum();
+        (route.duration.get_sample_count(), retries)
     }
 
     /// An attempt at a node was answered with this status.
@@ -379,8 +523,22 @@ pub(crate) struct Ended<'a> {
     pub(crate) cut: Option<CutBy>,
 }
 
+impl CacheMetrics {
+    fn new(families: &Families, name: &str) -> CacheMetrics {
+        let lookup = |it: Lookup| {
+            let labels = [name, it.label()];
+            families.cache_requests.with_label_values(&labels)
+        };
+        CacheMetrics {
+            lookups: Lookup::ALL.map(lookup),
+            fills: Fill::LABELS.map(|it| families.cache_fills.with_label_values(&[name, it])),
+            age: families.cache_age.with_label_values(&[name]),
+        }
+    }
+}
+
 impl RouteMetrics {
-    fn new(families: &Families, name: &str) -> RouteMetrics {
+    fn new(families: &Families, name: &str, keeps: bool) -> RouteMetrics {
         let handles = PROTOCOLS.len() * (METHODS.len() + 1) * CODES.len();
         RouteMetrics {
             name: name.to_owned(),
@@ -389,7 +547,10 @@ impl RouteMetrics {
             retries: Proof::ALL
                 .map(|proof| families.retries.with_label_values(&[name, proof.label()])),
             replay_refused: families.replay_refused.with_label_values(&[name]),
+            retry_denied: families.retry_denied.with_label_values(&[name]),
+            limited: ["client", "route"].map(|by| families.limited.with_label_values(&[name, by])),
             cut: ["node", "client"].map(|by| families.cut.with_label_values(&[name, by])),
+            cache: keeps.then(|| CacheMetrics::new(families, name)),
             requests: (0..handles).map(|_| OnceLock::new()).collect(),
         }
     }
@@ -449,6 +610,7 @@ impl NodeMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::{BALANCER, Chapter, described};
     use std::collections::BTreeMap;
 
     fn metrics() -> (Metrics, RouteId) {
@@ -529,7 +691,13 @@ mod tests {
         let (metrics, _) = metrics();
         metrics.node(0).is_in(State::Down);
         let text = exposition(&metrics);
-        for (state, value) in [("up", 0), ("suspect", 0), ("down", 1)] {
+        for (state, value) in [
+            ("up", 0),
+            ("suspect", 0),
+            ("down", 1),
+            ("drain", 0),
+            ("maint", 0),
+        ] {
             let row =
                 format!("pgweir_http_upstream_state{{state=\"{state}\",upstream=\"a\"}} {value}\n");
             assert!(text.contains(&row), "{row} in {text}");
@@ -539,5 +707,29 @@ mod tests {
     #[test]
     fn the_codes_with_handles_are_sorted() {
         assert!(CODES.is_sorted());
+    }
+
+    /// Writes the chapter instead when `PGWEIR_DOCUMENT` is set.
+    #[test]
+    fn the_chapter_in_docs_is_made_from_the_families() {
+        const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let (metrics, _) = metrics();
+        let chapter = Chapter {
+            title: "The balancer",
+            about: "Labels are the names of routes and nodes in the configuration; paths that no route has are `other`.",
+            families: described(&All(Arc::clone(&metrics.families.all))),
+        };
+        let made = chapter.text();
+        let page = std::fs::read_to_string(FILE).expect("it is there");
+        let begin = page.find(BALANCER).unwrap_or(page.len());
+        if std::env::var_os("PGWEIR_DOCUMENT").is_some() {
+            std::fs::write(FILE, page[..begin].to_owned() + &made).expect("docs/ is writable");
+        }
+        let page = std::fs::read_to_string(FILE).expect("it is there");
+        assert!(
+            page.ends_with(&made),
+            "docs/metrics.md is not what the families say; run: \
+             PGWEIR_DOCUMENT=1 cargo test --lib balancer::metrics"
+        );
     }
 }

@@ -18,6 +18,7 @@
 mod access_log;
 mod attempt;
 mod body;
+mod cache;
 mod check;
 mod client;
 mod connection;
@@ -27,6 +28,7 @@ mod drive;
 mod exchange;
 mod failure;
 mod framing;
+mod front;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod h3;
@@ -39,9 +41,12 @@ mod metrics;
 mod node;
 mod nodes;
 mod policy;
+mod pressure;
 mod queue;
+mod rate;
 mod recent;
 mod refusal;
+mod renewal;
 mod request_id;
 mod retry;
 mod route;
@@ -50,6 +55,7 @@ mod server;
 mod service;
 mod site;
 mod timer;
+mod trail;
 mod upload;
 
 #[cfg(test)]
@@ -68,26 +74,19 @@ use tokio::task::JoinSet;
 use crate::config;
 use crate::net::{ListenError, tcp_listener};
 
-use self::access_log::{AccessLog, Names};
-use self::check::{HealthCheck, keep_checking};
-use self::client::Patience;
-use self::core::Core;
+use self::cache::{Cache, keep_fresh};
+use self::core::{Core, Current, Tenure};
 use self::metrics::Metrics;
-use self::node::{Keeping, Node};
-use self::nodes::Nodes;
-use self::queue::NODES_MAX;
-use self::request_id::RequestIds;
-use self::route::Routes;
+use self::renewal::with_limits;
 use self::secure::PROTOCOLS;
 use self::server::{CLIENTS_MAX, HANDSHAKES_MAX, Phase, Speech, Tls, accept};
 use self::site::{Certificate, Site};
 
+pub use self::pressure::Pressure;
+pub use self::renewal::Renewal;
+
 /// Connections the kernel holds for this process to accept.
 const BACKLOG: i32 = 1024;
-
-/// What stands for a zero timeout, which means "no limit": every wait has a
-/// deadline.
-const NO_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Time for connections to close after they were told to.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -96,7 +95,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Balancer {
     core: Arc<Core>,
-    check: HealthCheck,
+    /// Ends with it, however it ends.
+    tenure: Tenure,
     listeners: Vec<(std::net::TcpListener, Speech)>,
     http3: Vec<h3::Listener>,
     /// What `https_listen` shows.
@@ -107,8 +107,10 @@ pub struct Balancer {
 /// Sees how a balancer is doing while it runs.
 #[derive(Debug, Clone)]
 pub struct Observer {
+    current: Arc<Current>,
     metrics: Arc<Metrics>,
-    nodes: Arc<Nodes>,
+    cache: Arc<Cache>,
+    pressure: Pressure,
 }
 
 /// How a balancer is doing.
@@ -136,43 +138,17 @@ impl Balancer {
     /// What cannot be had, with the setting that asks for it.
     pub fn bind(settings: &config::Balancer) -> io::Result<Balancer> {
         let settings = &with_limits(settings);
-        let routes = Routes::new(&settings.routes, settings.request_timeout)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let check = HealthCheck::new(&settings.health)
-            .map_err(|error| invalid("balancer.health.path", &error.to_string()))?;
-        let nodes = look_up(settings)?;
-        let names: Vec<&str> = settings.nodes.keys().map(String::as_str).collect();
-        let metrics = Metrics::new(&routes, &names).map_err(io::Error::other)?;
-        let metrics = Arc::new(metrics);
-        let log = open_log(settings, &routes)?;
-        let drain_timeout = routes.iter().map(|it| it.timeout).max();
-        let drain_timeout = drain_timeout.unwrap_or(settings.request_timeout);
-        let core = Core {
-            nodes: Arc::new(Nodes::new(settings, nodes, Arc::clone(&metrics))),
-            metrics,
-            log,
-            ids: RequestIds::new()?,
-            upload: upload::Limits {
-                max_body: settings.max_body,
-                idle: settings.body_timeout,
-            },
-            patience: Patience {
-                head: settings.header_timeout,
-                idle: settings.keepalive_timeout,
-                write: settings.body_timeout,
-            },
-            body_timeout: settings.body_timeout,
-            stream_timeout: drain_timeout + settings.body_timeout,
-            verdict_timeout: settings.health.timeout + settings.health.fast_interval,
-            routes,
-        };
+        let core = renewal::build(settings, None)?;
+        let drain_timeout = core.routes.iter().map(|it| it.timeout).max();
+        core.cache.adopt(&core.routes, settings.cache_size);
+        let core = Arc::new(core);
         let mut balancer = Balancer {
-            core: Arc::new(core),
-            check,
+            tenure: Tenure::begin(&core),
+            core,
             listeners: Vec::new(),
             http3: Vec::new(),
             certificate: None,
-            drain_timeout,
+            drain_timeout: drain_timeout.unwrap_or(settings.request_timeout),
         };
         balancer.listen(settings)?;
         Ok(balancer)
@@ -252,9 +228,12 @@ impl Balancer {
 
     /// Sees how it is doing, also while it runs.
     pub fn observer(&self) -> Observer {
+        let core = &self.core;
         Observer {
-            metrics: Arc::clone(&self.core.metrics),
-            nodes: Arc::clone(&self.core.nodes),
+            current: Arc::clone(&core.current),
+            metrics: Arc::clone(&core.metrics),
+            cache: Arc::clone(&core.cache),
+            pressure: core.pressure.clone(),
         }
     }
 
@@ -268,10 +247,9 @@ impl Balancer {
         let (phase, phases) = watch::channel(Phase::Serving);
         let slots = Arc::new(Semaphore::new(CLIENTS_MAX as usize));
         let mut tasks = JoinSet::new();
-        for node in 0..self.core.nodes.len() {
-            let nodes = Arc::clone(&self.core.nodes);
-            tasks.spawn(keep_checking(nodes, node, self.check.clone()));
-        }
+        tasks.spawn(renewal::check_nodes(Arc::clone(&self.core)));
+        let core = Arc::clone(&self.core);
+        tasks.spawn(keep_fresh(move || core.latest()));
         for (listener, speech) in self.listeners {
             let listener = TcpListener::from_std(listener)?;
             let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
@@ -298,85 +276,48 @@ impl Balancer {
             let _left = tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await;
         }
         tasks.shutdown().await;
+        drop(self.tenure);
         Ok(())
     }
 }
 
 impl Observer {
+    /// Returns when the answers that are kept from the start on were fetched
+    /// once, well or badly. Each fetch has its deadline.
+    pub async fn warmed(&self) {
+        let mut warmed = self.cache.warmed();
+        let _gone = warmed.wait_for(|it| *it).await;
+    }
+
+    /// Where it is told how busy the pooler is.
+    pub fn pressure(&self) -> Pressure {
+        self.pressure.clone()
+    }
+
+    /// Makes what takes the place of what runs, with other settings. Blocks
+    /// for looking up nodes that were not there before.
+    ///
+    /// # Errors
+    /// What cannot be had, with the setting that asks for it. Nothing changes.
+    pub fn renew(&self, settings: &config::Balancer) -> io::Result<Renewal> {
+        Renewal::new(&self.current, settings)
+    }
+
     /// How it is doing now. Cheap enough for a line a second.
     pub fn snapshot(&self) -> Snapshot {
-        let Observer { metrics, nodes } = self;
-        let (requests, errors) = metrics.totals();
-        let recent = metrics.recent();
+        let (requests, errors) = self.metrics.totals();
+        let recent = self.metrics.recent();
+        let core = self.current.get();
+        let nodes = core.as_ref().map(|core| &core.nodes);
         Snapshot {
             requests,
             errors,
             p50: recent.map(|[p50, _]| p50),
             p90: recent.map(|[_, p90]| p90),
-            healthy_nodes: nodes.up(),
-            nodes: nodes.len(),
+            healthy_nodes: nodes.map_or(0, |it| it.up()),
+            nodes: nodes.map_or(0, |it| it.len()),
         }
     }
-}
-
-/// The settings with limits where they say there is none.
-fn with_limits(settings: &config::Balancer) -> config::Balancer {
-    let mut settings = settings.clone();
-    for timeout in [
-        &mut settings.connect_timeout,
-        &mut settings.request_timeout,
-        &mut settings.header_timeout,
-        &mut settings.keepalive_timeout,
-        &mut settings.body_timeout,
-        &mut settings.queue_timeout,
-        &mut settings.health.timeout,
-    ]
-    .into_iter()
-    .chain(settings.routes.values_mut().flat_map(|it| &mut it.timeout))
-    {
-        if timeout.is_zero() {
-            *timeout = NO_LIMIT;
-        }
-    }
-    settings
-}
-
-fn look_up(settings: &config::Balancer) -> io::Result<Vec<Node>> {
-    if !(1..=NODES_MAX).contains(&settings.nodes.len()) {
-        let problem = format!(
-            "name from 1 to {NODES_MAX} nodes, not {}",
-            settings.nodes.len()
-        );
-        return Err(invalid("balancer.nodes", &problem));
-    }
-    let keeping = Keeping {
-        connect_timeout: settings.connect_timeout,
-        keepalive_timeout: settings.keepalive_timeout,
-        idle_max: settings.max_in_flight.max(1),
-    };
-    let node = |(name, node): (&String, &config::Node)| {
-        Node::new(name, &node.address, keeping).map_err(|error| {
-            let address = &node.address;
-            let place = format!("balancer.nodes.{name}.address");
-            io::Error::new(
-                error.kind(),
-                format!("{place}: cannot look up {address}: {error}"),
-            )
-        })
-    };
-    settings.nodes.iter().map(node).collect()
-}
-
-fn open_log(settings: &config::Balancer, routes: &Routes) -> io::Result<AccessLog> {
-    let Some(target) = &settings.access_log else {
-        return Ok(AccessLog::default());
-    };
-    let routes = routes.iter().map(|it| it.name.as_str());
-    let names = Names::of(routes, settings.nodes.keys().map(String::as_str));
-    AccessLog::open(target, names).map_err(|error| {
-        let problem = format!("balancer.access_log: cannot open {target}: {error}");
-        io::Error::new(error.kind(), problem)
-    })
 }
 
 fn listener(setting: &str, address: SocketAddr) -> io::Result<std::net::TcpListener> {

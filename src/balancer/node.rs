@@ -17,6 +17,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     /// The Host of requests that have none.
     pub(crate) host: HeaderValue,
+    /// Its address in the configuration.
+    pub(crate) address: String,
     addresses: Vec<SocketAddr>,
     connect_timeout: Duration,
     keepalive_timeout: Duration,
@@ -67,6 +69,7 @@ impl Node {
         Ok(Node {
             name: name.to_owned(),
             host,
+            address: address.to_owned(),
             addresses,
             connect_timeout: keeping.connect_timeout,
             keepalive_timeout: keeping.keepalive_timeout,
@@ -111,6 +114,11 @@ impl Node {
                 return Some(connection);
             }
         }
+    }
+
+    /// Connections that lie idle.
+    pub(crate) fn idle_count(&self) -> usize {
+        self.idle().len()
     }
 
     /// Keeps a connection for the next request.

@@ -5,6 +5,7 @@
 //! requests are served, requests at a node that went down are told, checks are
 //! asked for.
 
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,8 +15,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::health::{Event, Health, State};
 use super::metrics::{Metrics, NodeMetrics, Shed};
 use super::node::Node;
-use super::queue::{Admission, NodeSet, Queue, Served};
+use super::queue::{self, Admission, NodeSet, Queue, Served};
 use crate::config;
+use crate::http::{NodeMode, NodeRow};
 
 /// The nodes of one balancer.
 #[derive(Debug)]
@@ -84,7 +86,12 @@ impl Nodes {
             check_soon: Notify::new(),
         };
         let health = Health::new(&settings.health, nodes.len(), Instant::now());
-        let queue = Queue::new(nodes.len(), settings.max_in_flight, settings.queue_size);
+        let limits = queue::Limits {
+            max_in_flight: settings.max_in_flight,
+            queue_size: settings.queue_size,
+            slow_start: settings.slow_start,
+        };
+        let queue = Queue::new(nodes.len(), limits);
         Nodes {
             list: nodes.into_iter().map(member).collect(),
             shared: Mutex::new(Shared { health, queue }),
@@ -95,6 +102,24 @@ impl Nodes {
                 queue_size: settings.queue_size,
                 queue_timeout: settings.queue_timeout,
             },
+        }
+    }
+
+    /// Goes on with what others know of the nodes that are the same.
+    pub(crate) fn adopt(self: &Arc<Self>, others: &Nodes) {
+        let now = Instant::now();
+        let is_same =
+            |a: &Member, b: &Member| a.node.name == b.node.name && a.node.address == b.node.address;
+        let theirs = others.shared();
+        let mut shared = self.shared();
+        for (node, member) in self.list.iter().enumerate() {
+            let its = others.list.iter().position(|other| is_same(member, other));
+            if let Some(its) = its {
+                shared.health.adopt(node, &theirs.health, its);
+            }
+            let state = shared.health.state(node);
+            shared.queue.set_state(node, state, now);
+            self.metrics(node).is_in(state);
         }
     }
 
@@ -136,7 +161,7 @@ impl Nodes {
         waited: &mut Duration,
     ) -> Result<Permit, NoNode> {
         let mut call = None;
-        let admission = self.shared().queue.enter(avoid, || {
+        let admission = self.shared().queue.enter(avoid, Instant::now(), || {
             let (reach, served) = oneshot::channel();
             call = Some(served);
             reach
@@ -198,7 +223,7 @@ impl Nodes {
     /// Waits for one that ends before the deadline; without one, the node is
     /// not sick.
     pub(crate) async fn found_sick(&self, node: usize, since: Instant, deadline: Instant) -> bool {
-        if self.shared().health.state(node) == State::Down {
+        if !self.shared().health.state(node).serves() {
             return true;
         }
         let mut checked = self.list[node].checked.subscribe();
@@ -211,28 +236,79 @@ impl Nodes {
 
     /// Something that began at `began` tells this of a node.
     pub(crate) fn report(self: &Arc<Self>, node: usize, event: Event, began: Instant) {
+        self.change(event, |health, now| {
+            health.observe(node, event, began, now);
+        });
+        self.list[node].check_soon.notify_one();
+    }
+
+    /// An operator says this of a node.
+    ///
+    /// # Errors
+    /// It is the last one that serves.
+    pub(crate) fn set_mode(self: &Arc<Self>, node: usize, mode: NodeMode) -> Result<(), String> {
+        let mut is_set = false;
+        self.change(mode, |health, now| {
+            is_set = health.set_mode(node, mode, now);
+        });
+        self.list[node].check_soon.notify_one();
+        match is_set {
+            true => Ok(()),
+            false => {
+                let name = &self.get(node).name;
+                Err(format!("{name} is the last node that serves"))
+            }
+        }
+    }
+
+    /// Whether every node that serves is only kept because it is the last.
+    pub(crate) fn all_failed(&self) -> bool {
+        self.shared().health.all_failed()
+    }
+
+    /// How each node is.
+    pub(crate) fn rows(&self) -> Vec<NodeRow> {
+        let row = |(number, member): (usize, &Member)| {
+            let shared = self.shared();
+            let (state, since) = (shared.health.state(number), shared.health.since(number));
+            drop(shared);
+            let metrics = self.metrics(number);
+            NodeRow {
+                name: member.node.name.clone(),
+                address: member.node.address.clone(),
+                state: state.label(),
+                since: since.elapsed(),
+                in_flight: u64::try_from(metrics.in_flight.get()).unwrap_or_default(),
+                idle: member.node.idle_count() as u64,
+                checks: metrics.checks.each_ref().map(|it| it.get()),
+            }
+        };
+        self.list.iter().enumerate().map(row).collect()
+    }
+
+    /// Changes what is known of the nodes, and does what follows from it.
+    fn change(self: &Arc<Self>, because: impl Debug, work: impl FnOnce(&mut Health, Instant)) {
         let mut shared = self.shared();
         let now = Instant::now();
         let states = |health: &Health| -> Vec<State> {
             (0..self.len()).map(|node| health.state(node)).collect()
         };
         let before = states(&shared.health);
-        shared.health.observe(node, event, began, now);
+        work(&mut shared.health, now);
         let after = states(&shared.health);
         let mut served = Vec::new();
         for (node, (before, after)) in before.iter().zip(&after).enumerate() {
             if before != after {
-                served.extend(shared.queue.set_state(node, *after));
+                served.extend(shared.queue.set_state(node, *after, now));
             }
         }
         drop(shared);
         self.deliver(served);
         for (node, (before, after)) in before.into_iter().zip(after).enumerate() {
             if before != after {
-                self.changed(node, before, after, event);
+                self.changed(node, before, after, &because);
             }
         }
-        self.list[node].check_soon.notify_one();
     }
 
     /// When the node is to be checked next.
@@ -262,19 +338,24 @@ impl Nodes {
         self.list[node].checked.send_replace(Some((began, good)));
     }
 
-    fn changed(&self, node: usize, before: State, after: State, because: Event) {
+    fn changed(&self, node: usize, before: State, after: State, because: &dyn Debug) {
         let name = self.get(node).name.as_str();
         self.metrics(node).is_in(after);
         // Suspicion comes and goes with single failures.
         match (before, after) {
             (_, State::Down) => tracing::warn!(node = name, ?because, "the node is down"),
-            (State::Down, _) => tracing::info!(node = name, "the node is back"),
+            (_, State::Drain | State::Maint) => {
+                tracing::info!(node = name, mode = after.label(), "the node is taken out");
+            }
+            (State::Down | State::Drain | State::Maint, _) => {
+                tracing::info!(node = name, "the node is back")
+            }
             _ => tracing::debug!(node = name, ?before, ?after, ?because, "the node's state"),
         }
         match after {
             State::Up => self.comebacks.send_modify(|count| *count += 1),
-            State::Suspect => {}
-            State::Down => {
+            State::Suspect | State::Drain => {}
+            State::Down | State::Maint => {
                 self.get(node).close_idle(true, Instant::now());
                 self.list[node].trips.send_modify(|count| *count += 1);
             }
@@ -287,7 +368,7 @@ impl Nodes {
 
     fn release(self: &Arc<Self>, node: usize) {
         self.metrics(node).in_flight.dec();
-        let served = self.shared().queue.release(node);
+        let served = self.shared().queue.release(node, Instant::now());
         self.deliver(served);
     }
 

@@ -5,16 +5,26 @@
 //! is up. Each node takes `max_in_flight` requests; the others wait, first
 //! come first served, `queue_size` of them at most.
 //!
+//! A node that has just come up starts slowly: for the time of `slow_start`
+//! each of its requests counts as more than one, up to [`RAMP`] at first, so
+//! that it is not sent a crowd while its caches are cold. When it is idle it
+//! gets its turn all the same.
+//!
 //! Latency does not break ties: with two idle nodes it would send everything
 //! to the quicker one, and the other's latency would never be measured again.
-//! A slow node is seen by its requests in flight.
+//! Over all routes together it says little anyway: who had the one slow list
+//! would look slow. A slow node is seen by its requests in flight.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::health::State;
 
 /// Nodes there may be: the bits of a [`NodeSet`].
 pub(crate) const NODES_MAX: usize = 64;
+
+/// How many requests one counts as at a node that came up just now.
+const RAMP: u64 = 10;
 
 /// A set of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,6 +77,7 @@ pub(crate) struct Queue<T> {
     waiting: VecDeque<Waiter<T>>,
     max_in_flight: usize,
     queue_size: usize,
+    slow_start: Duration,
     /// The node that is looked at first, so that equal nodes take turns.
     turn: usize,
     next_number: u64,
@@ -76,6 +87,8 @@ pub(crate) struct Queue<T> {
 struct Load {
     in_flight: usize,
     state: State,
+    /// When it came up, if it has been down.
+    up_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -83,6 +96,17 @@ struct Waiter<T> {
     number: u64,
     avoid: NodeSet,
     reach: T,
+}
+
+/// What the queue keeps to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Requests a node takes.
+    pub(crate) max_in_flight: usize,
+    /// Requests that wait.
+    pub(crate) queue_size: usize,
+    /// How long a node that came up is spared.
+    pub(crate) slow_start: Duration,
 }
 
 enum Choice {
@@ -94,16 +118,18 @@ enum Choice {
 impl<T> Queue<T> {
     /// A queue before `nodes` suspect nodes. One request in flight is the
     /// least a node takes.
-    pub(crate) fn new(nodes: usize, max_in_flight: usize, queue_size: usize) -> Queue<T> {
+    pub(crate) fn new(nodes: usize, limits: Limits) -> Queue<T> {
         let load = || Load {
             in_flight: 0,
             state: State::Suspect,
+            up_since: None,
         };
         Queue {
             nodes: (0..nodes).map(|_| load()).collect(),
             waiting: VecDeque::new(),
-            max_in_flight: max_in_flight.max(1),
-            queue_size,
+            max_in_flight: limits.max_in_flight.max(1),
+            queue_size: limits.queue_size,
+            slow_start: limits.slow_start,
             turn: 0,
             next_number: 0,
         }
@@ -111,15 +137,19 @@ impl<T> Queue<T> {
 
     /// Whether some node outside of `avoid` serves.
     pub(crate) fn serves(&self, avoid: NodeSet) -> bool {
-        let serves =
-            |(node, load): (usize, &Load)| load.state != State::Down && !avoid.contains(node);
+        let serves = |(node, load): (usize, &Load)| load.state.serves() && !avoid.contains(node);
         self.nodes.iter().enumerate().any(serves)
     }
 
     /// A request wants a node that is not in `avoid`. Every
     /// [`Admission::Node`] is owed a [`Queue::release`].
-    pub(crate) fn enter(&mut self, avoid: NodeSet, reach: impl FnOnce() -> T) -> Admission {
-        match self.choose(avoid) {
+    pub(crate) fn enter(
+        &mut self,
+        avoid: NodeSet,
+        now: Instant,
+        reach: impl FnOnce() -> T,
+    ) -> Admission {
+        match self.choose(avoid, now) {
             Choice::Node(node) => Admission::Node(self.take(node)),
             Choice::Nobody => Admission::Nobody,
             Choice::AllBusy if self.waiting.len() >= self.queue_size => Admission::Full,
@@ -146,23 +176,30 @@ impl<T> Queue<T> {
 
     /// A request is through with its node: whoever has waited longest for it
     /// is next, and is owed a release in turn.
-    pub(crate) fn release(&mut self, node: usize) -> Option<Served<T>> {
+    pub(crate) fn release(&mut self, node: usize, now: Instant) -> Option<Served<T>> {
         self.nodes[node].in_flight -= 1;
         let next = self.waiting.iter().position(|waiter| {
-            let choice = self.choose(waiter.avoid);
+            let choice = self.choose(waiter.avoid, now);
             matches!(choice, Choice::Node(_))
         })?;
-        self.serve(next)
+        self.serve(next, now)
     }
 
     /// A node's state changed. Those whose wait is over, with a node they owe
     /// a release for, or without.
-    pub(crate) fn set_state(&mut self, node: usize, state: State) -> Vec<Served<T>> {
-        self.nodes[node].state = state;
+    pub(crate) fn set_state(&mut self, node: usize, state: State, now: Instant) -> Vec<Served<T>> {
+        let load = &mut self.nodes[node];
+        load.up_since = match (load.state.serves(), state.serves()) {
+            (false, true) => Some(now),
+            // A doubt that comes or passes is no comeback.
+            (true, true) => load.up_since,
+            (_, false) => None,
+        };
+        load.state = state;
         let mut served = Vec::new();
         let mut place = 0;
         while place < self.waiting.len() {
-            match self.serve(place) {
+            match self.serve(place, now) {
                 Some(one) => served.push(one),
                 None => place += 1,
             }
@@ -171,8 +208,8 @@ impl<T> Queue<T> {
     }
 
     /// Ends the wait of the one at this place, if it can end.
-    fn serve(&mut self, place: usize) -> Option<Served<T>> {
-        let node = match self.choose(self.waiting.get(place)?.avoid) {
+    fn serve(&mut self, place: usize, now: Instant) -> Option<Served<T>> {
+        let node = match self.choose(self.waiting.get(place)?.avoid, now) {
             Choice::AllBusy => return None,
             Choice::Node(node) => Some(self.take(node)),
             Choice::Nobody => None,
@@ -188,23 +225,43 @@ impl<T> Queue<T> {
     }
 
     /// The least busy node of the best state there is.
-    fn choose(&self, avoid: NodeSet) -> Choice {
+    fn choose(&self, avoid: NodeSet, now: Instant) -> Choice {
         for state in [State::Up, State::Suspect] {
             let candidate =
                 |node: &usize| self.nodes[*node].state == state && !avoid.contains(*node);
             let in_turn = (self.turn..self.nodes.len()).chain(0..self.turn);
-            let least = in_turn
-                .filter(candidate)
-                .min_by_key(|node| self.nodes[*node].in_flight);
-            match least {
-                Some(node) if self.nodes[node].in_flight < self.max_in_flight => {
-                    return Choice::Node(node);
-                }
-                Some(_) => return Choice::AllBusy,
-                None => {}
+            let mut candidates = in_turn.filter(candidate).peekable();
+            if candidates.peek().is_none() {
+                continue;
             }
+            let has_room = |node: &usize| self.nodes[*node].in_flight < self.max_in_flight;
+            let least = candidates
+                .filter(has_room)
+                .min_by_key(|node| self.nodes[*node].weight(self.slow_start, now));
+            return least.map_or(Choice::AllBusy, Choice::Node);
         }
         Choice::Nobody
+    }
+}
+
+impl Load {
+    /// Its requests in flight in thousandths, more while it is spared.
+    fn weight(&self, slow_start: Duration, now: Instant) -> u64 {
+        let in_flight = 1000 * self.in_flight as u64;
+        let Some(since) = self.up_since else {
+            return in_flight;
+        };
+        let up = now.saturating_duration_since(since);
+        if up >= slow_start {
+            return in_flight;
+        }
+        // From a RAMPth of the strength to all of it, in even steps.
+        let whole = u64::try_from(slow_start.as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let passed = u64::try_from(up.as_micros()).unwrap_or(u64::MAX);
+        let strength = 1000 / RAMP + (1000 - 1000 / RAMP) * passed / whole;
+        in_flight * 1000 / strength
     }
 }
 
@@ -214,11 +271,23 @@ mod tests {
     use proptest::prelude::*;
 
     fn all_up(nodes: usize, max_in_flight: usize, queue_size: usize) -> Queue<u32> {
-        let mut queue = Queue::new(nodes, max_in_flight, queue_size);
+        let mut queue = Queue::new(nodes, limits(max_in_flight, queue_size));
         for node in 0..nodes {
-            assert_eq!(queue.set_state(node, State::Up), []);
+            assert_eq!(queue.set_state(node, State::Up, now()), []);
         }
         queue
+    }
+
+    fn limits(max_in_flight: usize, queue_size: usize) -> Limits {
+        Limits {
+            max_in_flight,
+            queue_size,
+            slow_start: Duration::from_secs(5),
+        }
+    }
+
+    fn now() -> Instant {
+        Instant::now()
     }
 
     fn avoid(nodes: &[usize]) -> NodeSet {
@@ -232,65 +301,94 @@ mod tests {
         let mut queue = all_up(2, 10, 0);
         let mut turns = Vec::new();
         for _ in 0..4 {
-            turns.push(queue.enter(avoid(&[]), || 0));
+            turns.push(queue.enter(avoid(&[]), now(), || 0));
         }
         use Admission::Node;
         assert_eq!(turns, [Node(0), Node(1), Node(0), Node(1)]);
-        assert_eq!(queue.release(1), None);
-        assert_eq!(queue.release(1), None);
-        assert_eq!(queue.enter(avoid(&[]), || 0), Node(1));
-        assert_eq!(queue.enter(avoid(&[]), || 0), Node(1));
+        assert_eq!(queue.release(1, now()), None);
+        assert_eq!(queue.release(1, now()), None);
+        assert_eq!(queue.enter(avoid(&[]), now(), || 0), Node(1));
+        assert_eq!(queue.enter(avoid(&[]), now(), || 0), Node(1));
     }
 
     #[test]
     fn suspect_nodes_serve_only_when_none_is_up_and_nodes_that_are_down_never() {
         let mut queue = all_up(2, 2, 10);
-        queue.set_state(0, State::Suspect);
-        assert_eq!(queue.enter(avoid(&[]), || 0), Admission::Node(1));
-        assert_eq!(queue.enter(avoid(&[]), || 0), Admission::Node(1));
+        queue.set_state(0, State::Suspect, now());
+        assert_eq!(queue.enter(avoid(&[]), now(), || 0), Admission::Node(1));
+        assert_eq!(queue.enter(avoid(&[]), now(), || 0), Admission::Node(1));
         assert_eq!(
-            queue.enter(avoid(&[]), || 7),
+            queue.enter(avoid(&[]), now(), || 7),
             Admission::Waits(0),
             "1 is up but busy"
         );
-        assert_eq!(queue.set_state(1, State::Down), [(7, Some(0))]);
-        queue.set_state(0, State::Down);
-        assert_eq!(queue.enter(avoid(&[]), || 0), Admission::Nobody);
+        assert_eq!(queue.set_state(1, State::Down, now()), [(7, Some(0))]);
+        queue.set_state(0, State::Down, now());
+        assert_eq!(queue.enter(avoid(&[]), now(), || 0), Admission::Nobody);
     }
 
     #[test]
     fn who_waits_longest_is_served_first_and_the_bound_holds() {
         let mut queue = all_up(1, 1, 2);
-        assert_eq!(queue.enter(avoid(&[]), || 0), Admission::Node(0));
-        assert_eq!(queue.enter(avoid(&[]), || 1), Admission::Waits(0));
-        assert_eq!(queue.enter(avoid(&[]), || 2), Admission::Waits(1));
-        assert_eq!(queue.enter(avoid(&[]), || 3), Admission::Full);
+        assert_eq!(queue.enter(avoid(&[]), now(), || 0), Admission::Node(0));
+        assert_eq!(queue.enter(avoid(&[]), now(), || 1), Admission::Waits(0));
+        assert_eq!(queue.enter(avoid(&[]), now(), || 2), Admission::Waits(1));
+        assert_eq!(queue.enter(avoid(&[]), now(), || 3), Admission::Full);
         queue.leave(0);
         assert_eq!(queue.waiting.len(), 1);
-        assert_eq!(queue.release(0), Some((2, Some(0))));
-        assert_eq!(queue.release(0), None);
+        assert_eq!(queue.release(0, now()), Some((2, Some(0))));
+        assert_eq!(queue.release(0, now()), None);
     }
 
     #[test]
     fn one_that_avoids_a_node_does_not_hold_up_those_behind_it() {
         let mut queue = all_up(2, 1, 10);
-        queue.enter(avoid(&[]), || 0);
-        queue.enter(avoid(&[]), || 0);
-        queue.enter(avoid(&[0]), || 1);
-        queue.enter(avoid(&[]), || 2);
-        assert_eq!(queue.release(0), Some((2, Some(0))));
-        assert_eq!(queue.release(1), Some((1, Some(1))));
+        queue.enter(avoid(&[]), now(), || 0);
+        queue.enter(avoid(&[]), now(), || 0);
+        queue.enter(avoid(&[0]), now(), || 1);
+        queue.enter(avoid(&[]), now(), || 2);
+        assert_eq!(queue.release(0, now()), Some((2, Some(0))));
+        assert_eq!(queue.release(1, now()), Some((1, Some(1))));
     }
 
     #[test]
     fn a_wait_for_the_only_node_left_ends_when_that_goes_down() {
         let mut queue = all_up(2, 1, 10);
-        queue.enter(avoid(&[]), || 0);
-        queue.enter(avoid(&[]), || 0);
-        queue.enter(avoid(&[0]), || 1);
+        queue.enter(avoid(&[]), now(), || 0);
+        queue.enter(avoid(&[]), now(), || 0);
+        queue.enter(avoid(&[0]), now(), || 1);
         assert!(queue.serves(avoid(&[0])));
-        assert_eq!(queue.set_state(1, State::Down), [(1, None)]);
+        assert_eq!(queue.set_state(1, State::Down, now()), [(1, None)]);
         assert!(!queue.serves(avoid(&[0])));
+    }
+
+    #[test]
+    fn a_node_that_came_up_is_spared_at_first_and_gets_its_turn_when_idle() {
+        let mut queue = all_up(2, 100, 0);
+        let start = now();
+        queue.set_state(0, State::Down, start);
+        queue.set_state(0, State::Up, start);
+        let later = start + Duration::from_secs(10);
+        for _ in 0..11 {
+            queue.enter(avoid(&[]), start, || 0);
+        }
+        assert_eq!(queue.nodes[0].in_flight, 1, "one in eleven");
+        for _ in 0..9 {
+            queue.enter(avoid(&[]), later, || 0);
+        }
+        assert_eq!(queue.nodes[0].in_flight, 10, "then it catches up");
+    }
+
+    #[test]
+    fn a_full_node_does_not_hide_one_that_is_spared() {
+        let mut queue = all_up(2, 2, 0);
+        let start = now();
+        queue.set_state(0, State::Down, start);
+        queue.set_state(0, State::Up, start);
+        for _ in 0..4 {
+            let admission = queue.enter(avoid(&[]), start, || 0);
+            assert!(matches!(admission, Admission::Node(_)));
+        }
     }
 
     #[derive(Debug, Clone)]
@@ -319,7 +417,7 @@ mod tests {
         fn the_queue_is_bounded_fair_and_never_forgets(steps in steps()) {
             const CAP: usize = 2;
             const BOUND: usize = 4;
-            let mut queue: Queue<(u64, u8)> = Queue::new(3, CAP, BOUND);
+            let mut queue: Queue<(u64, u8)> = Queue::new(3, limits(CAP, BOUND));
             let mut held: Vec<usize> = Vec::new();
             let mut arrivals = 0;
             for step in steps {
@@ -328,7 +426,7 @@ mod tests {
                     Step::Enter(mask) => {
                         arrivals += 1;
                         let avoid = NodeSet(mask.into());
-                        let admission = queue.enter(avoid, || (arrivals, mask));
+                        let admission = queue.enter(avoid, now(), || (arrivals, mask));
                         if let Admission::Node(node) = admission {
                             held.push(node);
                             prop_assert!(!avoid.contains(node));
@@ -336,9 +434,9 @@ mod tests {
                     }
                     Step::Release(which) if !held.is_empty() => {
                         let node = held.swap_remove(which % held.len());
-                        served.extend(queue.release(node));
+                        served.extend(queue.release(node, now()));
                     }
-                    Step::State(node, state) => served = queue.set_state(node, state),
+                    Step::State(node, state) => served = queue.set_state(node, state, now()),
                     Step::Leave(which) => {
                         let number = queue.waiting.get(which).map(|it| it.number);
                         number.into_iter().for_each(|number| queue.leave(number));
@@ -358,7 +456,7 @@ mod tests {
                     prop_assert_eq!(load.in_flight, held.iter().filter(|it| **it == node).count());
                 }
                 for waiter in &queue.waiting {
-                    prop_assert!(matches!(queue.choose(waiter.avoid), Choice::AllBusy));
+                    prop_assert!(matches!(queue.choose(waiter.avoid, now()), Choice::AllBusy));
                 }
             }
         }

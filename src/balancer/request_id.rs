@@ -41,6 +41,50 @@ impl RequestIds {
     }
 }
 
+/// The trace a request belongs to (W3C Trace Context): what the client says if
+/// it is well-formed; else one of its own, named after the request's id if
+/// that is a UUID.
+pub(crate) fn trace(given: Option<&HeaderValue>, id: &HeaderValue) -> Option<HeaderValue> {
+    if let Some(given) = given.filter(|it| is_traceparent(it.as_bytes())) {
+        return Some(given.clone());
+    }
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    let digits = id.as_bytes().iter().filter(|it| **it != b'-');
+    let mut places = 3..35;
+    for digit in digits {
+        if !digit.is_ascii_digit() && !(b'a'..=b'f').contains(digit) {
+            return None;
+        }
+        text[places.next()?] = *digit;
+    }
+    // The request is the first span of its trace.
+    text.copy_within(19..35, 36);
+    let is_whole = places.next().is_none();
+    let is_new = is_whole && is_traceparent(&text);
+    is_new
+        .then(|| HeaderValue::from_bytes(&text).ok())
+        .flatten()
+}
+
+/// Version 00: `00-` 32 digits `-` 16 digits `-` 2 digits, hexadecimal in
+/// lower case; the two ids are not zero.
+fn is_traceparent(text: &[u8]) -> bool {
+    let is_hex = |part: &[u8]| {
+        part.iter()
+            .all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(it))
+    };
+    let is_zero = |part: &[u8]| part.iter().all(|it| *it == b'0');
+    text.len() == 55
+        && text.starts_with(b"00-")
+        && text[35] == b'-'
+        && text[52] == b'-'
+        && [&text[3..35], &text[36..52], &text[53..]]
+            .into_iter()
+            .all(is_hex)
+        && !is_zero(&text[3..35])
+        && !is_zero(&text[36..52])
+}
+
 /// The client's id, if it is one that can be logged as it is.
 pub(crate) fn of_client(value: &HeaderValue) -> Option<HeaderValue> {
     let bytes = value.as_bytes();
@@ -84,6 +128,29 @@ mod tests {
         let now = SystemTime::now();
         let many: HashSet<_> = (0..20_000).map(|_| ids.make(now)).collect();
         assert_eq!(many.len(), 20_000);
+    }
+
+    #[test]
+    fn a_trace_is_passed_on_if_it_is_one_and_named_after_the_request_if_not() {
+        let value = |text: &str| HeaderValue::from_str(text).expect("a header");
+        let id = value("01234567-89ab-7005-b14f-076bdbca4396");
+        let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        assert_eq!(trace(Some(&value(given)), &id), Some(value(given)));
+        let own = "00-0123456789ab7005b14f076bdbca4396-b14f076bdbca4396-01";
+        assert_eq!(trace(None, &id), Some(value(own)));
+        for odd in [
+            "",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-00",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-00",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-00",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7-00",
+        ] {
+            assert_eq!(trace(Some(&value(odd)), &id), Some(value(own)), "{odd}");
+        }
+        for other in ["mine", "01234567", "0123456789ab7005b14f076bdbca43960"] {
+            assert_eq!(trace(None, &value(other)), None, "{other}");
+        }
     }
 
     #[test]

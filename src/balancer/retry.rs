@@ -6,9 +6,57 @@
 //! killed the node, the other one must not get it too. Once the head of an
 //! answer is passed on, there is nothing left to decide.
 
+use std::time::Instant;
+
 use hyper::Method;
 
 use crate::config::Replay;
+
+/// Part of all requests that may be repeats.
+const SHARE: f64 = 0.1;
+
+/// Repeats a second that there may be in any case.
+const LEAST: f64 = 3.0;
+
+/// Repeats that may come at once after a quiet time.
+const BURST: f64 = 100.0;
+
+/// How many requests may still be sent again that may have been delivered:
+/// when much fails, repeating it all would double the load of what is left.
+///
+/// What was never delivered costs nothing, and neither does what leaves a node
+/// that is down.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: f64,
+    /// Requests that had been served at `at`.
+    requests: u64,
+    at: Instant,
+}
+
+impl Budget {
+    /// A full one.
+    pub(crate) fn new(now: Instant) -> Budget {
+        Budget {
+            left: BURST,
+            requests: 0,
+            at: now,
+        }
+    }
+
+    /// Takes one repeat from it, after so many requests in all. False if there
+    /// is none.
+    pub(crate) fn take(&mut self, requests: u64, now: Instant) -> bool {
+        let served = requests.saturating_sub(self.requests) as f64;
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        let earned = (served * SHARE).max(passed * LEAST);
+        self.left = (self.left + earned).min(BURST);
+        (self.requests, self.at) = (requests, now);
+        let is_there = self.left >= 1.0;
+        self.left -= f64::from(u8::from(is_there));
+        is_there
+    }
+}
 
 /// How far a request came before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +147,7 @@ mod tests {
     use super::*;
     use Progress::*;
     use Replay::*;
+    use std::time::Duration;
 
     /// Progress, then what `never`, `proven` with an unsafe method, `proven`
     /// with a safe one, `always` with an unsafe one and `always` with a safe
@@ -137,6 +186,21 @@ mod tests {
             let by_default = proof(progress, false, Replay::default()).is_some();
             assert_eq!(by_default, progress.is_undelivered(), "{progress:?}");
         }
+    }
+
+    #[test]
+    fn repeats_are_a_tenth_of_the_requests_and_three_a_second_at_least() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let mut take = |requests: u64, seconds: u64| -> usize {
+            let now = start + Duration::from_secs(seconds);
+            let takes = std::iter::from_fn(|| budget.take(requests, now).then_some(()));
+            takes.take(1000).count()
+        };
+        assert_eq!(take(0, 0), 100, "at once");
+        assert_eq!(take(0, 1), 3, "a second without traffic");
+        assert_eq!(take(200, 2), 20, "a tenth of the traffic");
+        assert_eq!(take(1_000_000, 1000), 100, "never more than the burst");
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use hyper::Method;
+use hyper::{Method, Uri};
 
+use super::cache::{Key, Rule};
+use super::rate::Rate;
 use crate::config::{self, Replay};
 
 /// The label of every path that no route knows.
@@ -28,6 +30,12 @@ pub(crate) struct Route {
     pub(crate) timeout: Duration,
     /// When a failed request may be sent to another node.
     pub(crate) replay: Replay,
+    /// How its answers are kept; none if they are not.
+    pub(crate) cache: Option<Rule>,
+    /// How many requests it takes; none for any number.
+    pub(crate) rate: Option<Rate>,
+    /// Its pattern in the configuration; empty for `other`.
+    pub(crate) pattern: String,
     segments: Vec<Segment>,
     methods: Vec<Method>,
 }
@@ -84,6 +92,9 @@ impl Routes {
             name: OTHER.to_owned(),
             timeout,
             replay: Replay::default(),
+            cache: None,
+            rate: None,
+            pattern: String::new(),
             segments: Vec::new(),
             methods: Vec::new(),
         });
@@ -110,6 +121,19 @@ impl Routes {
         &self.0[id.0]
     }
 
+    /// How the answer to a GET of this target is kept, if it is.
+    pub(crate) fn rule(&self, target: &Uri) -> Option<Rule> {
+        self.get(self.find(&Method::GET, target.path())).cache
+    }
+
+    /// What is kept fresh although nobody asks for it.
+    pub(crate) fn warm(&self) -> impl Iterator<Item = (Rule, Key)> {
+        self.0.iter().filter_map(|route| {
+            let rule = route.cache.filter(Rule::is_warm)?;
+            Some((rule, rule.key(&route.path()?)))
+        })
+    }
+
     /// All rows, in the order of their ids.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
         self.0.iter()
@@ -131,20 +155,45 @@ impl Route {
             .methods
             .iter()
             .map(|word| Method::from_bytes(word.as_bytes()))
-            .collect::<Result<_, _>>()
+            .collect::<Result<Vec<_>, _>>()
             .map_err(|_| wrong("methods", "not a list of HTTP methods".to_owned()))?;
+        let timeout = route.timeout.unwrap_or(timeout);
+        let cache = Rule::of(route, timeout);
+        if cache.is_some() && !methods.is_empty() && !methods.contains(&Method::GET) {
+            let problem = "only answers to GET are kept; add GET to methods or leave cache out";
+            return Err(wrong("cache", problem.to_owned()));
+        }
         Ok(Route {
             name: name.to_owned(),
-            timeout: route.timeout.unwrap_or(timeout),
+            timeout,
             replay: route.replay,
+            cache,
+            rate: Rate::new(route.rate, route.burst),
+            pattern: route.path.clone(),
             segments: segments(&route.path).map_err(|problem| wrong("path", problem))?,
             methods,
         })
     }
 
+    /// Its methods; empty for all.
+    pub(crate) fn methods(&self) -> String {
+        let words: Vec<_> = self.methods.iter().map(Method::as_str).collect();
+        words.join(" ")
+    }
+
     /// Literal segments before ids, named methods before all methods.
     fn rank(&self) -> (&[Segment], bool, &str) {
         (&self.segments, self.methods.is_empty(), &self.name)
+    }
+
+    /// Its only path; none if it has an id.
+    fn path(&self) -> Option<Uri> {
+        let literal = |segment: &Segment| match segment {
+            Segment::Literal(literal) => Some(format!("/{literal}")),
+            Segment::Id => None,
+        };
+        let path: Option<String> = self.segments.iter().map(literal).collect();
+        path?.parse().ok()
     }
 
     fn covers(&self, method: &Method, path: &str) -> bool {

@@ -210,6 +210,8 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn new(core: Arc<Core>, slot: OwnedSemaphorePermit) -> Open {
+        // A reload may have changed how long clients are waited for.
+        let core = core.latest();
         core.metrics.clients().inc();
         Open { core, _slot: slot }
     }

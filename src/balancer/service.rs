@@ -1,15 +1,16 @@
 //! One request, from its head to the head of its answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::header::{ALT_SVC, CONTENT_LENGTH, HeaderMap};
+use hyper::header::{ALT_SVC, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, Version};
 
 use super::attempt::{Answered, NodeRequest};
 use super::body::RequestBody;
+use super::cache::{self, Lookup, Served};
 use super::client::Client;
 use super::core::Core;
 use super::download::Download;
@@ -17,7 +18,9 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::hygiene::{self, Origin, X_REQUEST_ID};
 use super::journey;
+use super::metrics::Shed;
 use super::policy;
+use super::queue::NodeSet;
 use super::refusal::Refusal;
 use super::site::Site;
 use super::upload::Upload;
@@ -29,6 +32,7 @@ pub(crate) async fn serve(
     client: Arc<Client>,
     request: Request<RequestBody>,
 ) -> Response<Download> {
+    let core = core.latest();
     let odd_bytes = client.begin();
     let (head, body) = request.into_parts();
     let version = head.version;
@@ -39,7 +43,10 @@ pub(crate) async fn serve(
         None => ask(&core, &mut exchange, &client, head, body).await,
     };
     match result {
-        Ok((answered, deadline)) => pass_on(&core, client, version, exchange, answered, deadline),
+        Ok(Reply::Node(answered, deadline)) => {
+            pass_on(&core, client, version, exchange, answered, deadline)
+        }
+        Ok(Reply::Kept(served)) => answer_from_cache(&client, exchange, &served),
         Err(failure) => {
             let mut response = failure.answer(version);
             if is_head {
@@ -60,41 +67,72 @@ fn offer_alternative(client: &Client, headers: &mut HeaderMap) {
     }
 }
 
-/// Has a node answer the request, before the deadline that comes with the
-/// answer.
+/// An answer for a client.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and a box is an allocation for each request"
+)]
+enum Reply {
+    /// A node's; its body has to end before this moment.
+    Node(Answered, Instant),
+    /// A kept one.
+    Kept(Served),
+}
+
+/// Has the request answered: from the cache, if its route keeps answers, else
+/// by a node.
 async fn ask(
     core: &Arc<Core>,
     exchange: &mut Exchange,
     client: &Client,
     mut head: Parts,
     body: RequestBody,
-) -> Result<(Answered, Instant), Failure> {
+) -> Result<Reply, Failure> {
     let accepted = policy::judge(&head, core.upload.max_body).map_err(Failure::Refused)?;
     let id = core.routes.find(&head.method, accepted.target.path());
     exchange.on_route(id);
     let route = core.routes.get(id);
     let deadline = exchange.began() + route.timeout;
+    let limited = core.limiter.admit(client.address().ip(), id, Instant::now);
+    if let Err(limited) = limited {
+        core.metrics.limited(id, limited.by);
+        return Err(Failure::Limited(limited));
+    }
+    let upload = Upload::take(body, accepted.length, core.upload, exchange.received());
+    let upload = tokio::time::timeout_at(deadline.into(), upload)
+        .await
+        .map_err(|_elapsed| Failure::Refused(Refusal::BodyTimeout))?
+        .map_err(Failure::Refused)?;
+    if let Some(rule) = route.cache {
+        if cache::is_for(&head)
+            && upload.is_empty()
+            && let Some(served) = cache::ask(core, rule, &accepted.target, deadline).await?
+        {
+            return Ok(Reply::Kept(served));
+        }
+        exchange.cached(Lookup::Bypass, Duration::ZERO);
+    }
+    if core.pressure.is_above(core.shed_above) {
+        core.metrics.shed(Shed::PoolerBusy);
+        return Err(Failure::Shed(Shed::PoolerBusy));
+    }
     let origin = Origin {
         client: client.address().ip(),
         version: head.version,
         is_secure: client.site().is_some(),
     };
     hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
-    let upload = Upload::take(body, accepted.length, core.upload, exchange.received());
-    let upload = tokio::time::timeout_at(deadline.into(), upload)
-        .await
-        .map_err(|_elapsed| Failure::Refused(Refusal::BodyTimeout))?
-        .map_err(Failure::Refused)?;
     let request = NodeRequest {
         method: head.method,
         target: accepted.target,
         headers: head.headers,
         replay: route.replay,
+        last_choice: NodeSet::default(),
         deadline,
         received: Arc::clone(exchange.received()),
     };
-    let answered = journey::answer(core, exchange, request, upload).await?;
-    Ok((answered, deadline))
+    let answered = journey::answer(core, exchange.trail(), request, upload).await?;
+    Ok(Reply::Node(answered, deadline))
 }
 
 fn pass_on(
@@ -113,6 +151,8 @@ fn pass_on(
     let (mut head, incoming) = response.into_parts();
     let status = head.status;
     hygiene::clean_response(&mut head.headers, status, head.version, exchange.id());
+    let forwarded = HeaderValue::from_static(cache::FORWARDED);
+    head.headers.append(cache::CACHE_STATUS, forwarded);
     offer_alternative(&client, &mut head.headers);
     exchange.answered(status.as_u16(), None);
     let ends_with_the_connection =
@@ -123,6 +163,25 @@ fn pass_on(
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = head.headers;
+    response
+}
+
+fn answer_from_cache(
+    client: &Client,
+    mut exchange: Exchange,
+    served: &Served,
+) -> Response<Download> {
+    let is_head = exchange.is_head();
+    let mut response = Response::new(Download::Own(match is_head {
+        true => Bytes::new(),
+        false => served.stored.body.clone(),
+    }));
+    *response.status_mut() = served.stored.status;
+    *response.headers_mut() = served.headers(exchange.id());
+    offer_alternative(client, response.headers_mut());
+    exchange.cached(served.lookup, served.age);
+    exchange.answered(served.stored.status.as_u16(), None);
+    exchange.sent(served.stored.body.len());
     response
 }
 

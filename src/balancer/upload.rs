@@ -143,6 +143,11 @@ impl Upload {
         }
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Upload::Whole(bytes) if bytes.is_empty())
+    }
+
     /// Whether nobody has taken anything from it.
     pub(crate) fn untouched(&self) -> bool {
         match self {

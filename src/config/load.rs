@@ -35,6 +35,21 @@ pub struct Reloaded {
     pub warnings: Vec<Warning>,
     /// Settings the file changes but only a start does, as `section.name`.
     pub ignored: Vec<String>,
+    /// As of [`Loaded`].
+    pub(super) given: BTreeMap<(Title, String), Place>,
+}
+
+impl Reloaded {
+    /// Where the file gives a setting, as `section.name`; the file as a whole
+    /// if it does not.
+    pub fn place_of(&self, setting: &str) -> Place {
+        let is_it = |(title, name): &(Title, String)| format!("{title}.{name}") == setting;
+        let given = self.given.iter().find(|(key, _)| is_it(key));
+        given.map_or_else(
+            || Place::file(&self.config.path),
+            |(_, place)| place.clone(),
+        )
+    }
 }
 
 impl Config {
@@ -178,6 +193,7 @@ impl Loaded {
             config,
             warnings,
             ignored,
+            given,
         }
     }
 }
@@ -344,6 +360,8 @@ mod tests {
         );
         let moved = with.replace(":80", ":81").replace("h:1", "h:2");
         let new = loaded(&moved).reload(&on);
+        assert_eq!(new.place_of("balancer.nodes.a.address").line, 5);
+        assert_eq!(new.place_of("balancer.nodes.b.address").line, 0);
         let balancer = new.config.balancer.expect("still there");
         assert_eq!(balancer.listen[0].port(), 80);
         assert_eq!(balancer.nodes["a"].address, "h:2");

@@ -119,10 +119,20 @@ section! {
         max_in_flight: usize = "200", Kind::Int { min: 1, max: u32::MAX as i64 }, reload, Pgweir;
         /// Waiting requests; more are refused with 503.
         queue_size: usize = "1000", Kind::UINT, reload, Pgweir;
+        /// How long a node that came up is spared: a request at it counts as ten at first, and as one in the end.
+        slow_start: Duration = "5", Kind::Time, reload, Pgweir;
         /// Longest wait in the queue.
         queue_timeout: Duration = "5", Kind::Time, reload, Pgweir;
         /// Largest request body.
         max_body: u64 = "10485760", Kind::Size, reload, Pgweir;
+        /// Requests a second from one client address (IPv6: one /64); more get 429. 0 is any number.
+        client_rate: u32 = "0", Kind::UINT, reload, Pgweir;
+        /// How many of them may come at once; 0 is as many as in a second.
+        client_burst: u32 = "0", Kind::UINT, reload, Pgweir;
+        /// Requests are refused with 503 while more clients than this wait for a server in the pooler of the same process; 0 never.
+        shed_pool_waiting: usize = "0", Kind::UINT, reload, Pgweir;
+        /// Bytes of answers kept, of routes with `cache`.
+        cache_size: u64 = "16777216", Kind::Size, reload, Pgweir;
         /// Where the JSON access log goes: a file or `stdout`; absent: nowhere.
         access_log: Option<String> = null, Kind::File, reload, Pgweir;
     }
@@ -175,5 +185,13 @@ section! {
         timeout: Option<Duration> = null, Kind::Time, reload, Pgweir;
         /// When a failed request may be sent to another node: `proven` is when it never reached the first one, or its method is safe.
         replay: Replay = "proven", Kind::Word(Replay::WORDS), reload, Pgweir;
+        /// Requests a second on this route, of all clients together; more get 429. 0 is any number.
+        rate: u32 = "0", Kind::UINT, reload, Pgweir;
+        /// How many of them may come at once; 0 is as many as in a second.
+        burst: u32 = "0", Kind::UINT, reload, Pgweir;
+        /// Answers to GET are kept and given to everybody until they are this old, counted from when the node was asked; a query is part of what is asked. Absent: nothing of this route is kept.
+        cache: Option<Duration> = null, Kind::Time, reload, Pgweir;
+        /// An answer of a route with `cache` is there from the start on, and fetched anew before it is too old, also when nobody asks for it. Not for a `path` with `{id}`.
+        cache_warm: bool = "1", Kind::Bool, reload, Pgweir;
     }
 }

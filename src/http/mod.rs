@@ -1,4 +1,4 @@
-//! The admin port: `/metrics`, `/health`, `/ready`.
+//! The admin port: `/metrics`, `/health`, `/ready`, `/nodes`.
 //!
 //! What is exported is written down as tables: one row for each family
 //! ([`Family`]), with its name, help, type and value. A [`PoolerCollector`]
@@ -10,6 +10,7 @@ mod clients;
 mod databases;
 mod document;
 mod family;
+mod front;
 mod more_of_pool;
 mod pages;
 mod pooler;
@@ -24,8 +25,9 @@ mod testing;
 mod whole;
 mod workers;
 
-pub use document::{Chapter, chapters, described, document};
+pub use document::{BALANCER, Chapter, chapters, described, document};
 pub use family::{Described, Family, Label, Row};
+pub use front::{Front, FrontSeat, KeptRow, NodeMode, NodeRow, RouteRow};
 pub use pooler::PoolerCollector;
 pub use port::{AdminPort, BindError};
 pub use process::ProcessCollector;

@@ -6,13 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use prometheus::{Registry, TextEncoder};
 use tokio::sync::Semaphore;
 
-use super::Readiness;
+use super::{FrontSeat, NodeMode, Readiness};
 
 /// How long a scrape may take, the ones before it included.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(10);
@@ -28,6 +30,12 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 /// The methods every page has.
 const METHODS: &str = "GET, HEAD";
 
+/// Where a node is told to go into a mode: `/nodes/NAME/MODE`.
+const NODES: &str = "/nodes/";
+
+/// What a browser says of every request that a page of another site makes.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// A page's address.
 struct Route {
     path: &'static str,
@@ -41,9 +49,10 @@ enum Page {
     Health,
     Ready,
     Metrics,
+    Nodes,
 }
 
-const ROUTES: [Route; 4] = [
+const ROUTES: [Route; 5] = [
     Route {
         path: "/",
         about: "this list",
@@ -60,6 +69,11 @@ const ROUTES: [Route; 4] = [
         page: Page::Metrics,
     },
     Route {
+        path: "/nodes",
+        about: "the balancer's nodes; POST /nodes/NAME/ready, drain or maint",
+        page: Page::Nodes,
+    },
+    Route {
         path: "/ready",
         about: "200 while clients are served, else 503 and the reason",
         page: Page::Ready,
@@ -71,22 +85,28 @@ const ROUTES: [Route; 4] = [
 pub(super) struct Pages {
     registry: Registry,
     readiness: Readiness,
+    front: FrontSeat,
     turns: Arc<Semaphore>,
 }
 
 type Answer = Response<Full<Bytes>>;
 
 impl Pages {
-    pub(super) fn new(registry: Registry, readiness: Readiness) -> Pages {
+    pub(super) fn new(registry: Registry, readiness: Readiness, front: FrontSeat) -> Pages {
         Pages {
             registry,
             readiness,
+            front,
             turns: Arc::new(Semaphore::new(MAX_SCRAPES)),
         }
     }
 
     /// Answers a request. The body is for GET; HEAD goes without.
-    pub(super) async fn answer(&self, method: &Method, path: &str) -> Answer {
+    pub(super) async fn answer(&self, head: &Parts) -> Answer {
+        let (method, path) = (&head.method, head.uri.path());
+        if let Some(command) = path.strip_prefix(NODES) {
+            return self.command(method, command, &head.headers);
+        }
         let Some(route) = ROUTES.iter().find(|route| route.path == path) else {
             return text(StatusCode::NOT_FOUND, "not found; / lists what there is\n");
         };
@@ -101,6 +121,7 @@ impl Pages {
             Page::Health => text(StatusCode::OK, "ok\n"),
             Page::Ready => self.ready(),
             Page::Metrics => self.metrics().await,
+            Page::Nodes => text(StatusCode::OK, self.nodes()),
         }
     }
 
@@ -111,6 +132,46 @@ impl Pages {
                 let line = reason.replace(char::is_control, " ");
                 text(StatusCode::SERVICE_UNAVAILABLE, line + "\n")
             }
+        }
+    }
+
+    /// Name, state and address of each node, a line for each.
+    fn nodes(&self) -> String {
+        let nodes = self.front.front().map(|front| front.nodes());
+        let line =
+            |node: super::NodeRow| format!("{} {} {}\n", node.name, node.state, node.address);
+        nodes.into_iter().flatten().map(line).collect()
+    }
+
+    /// `NAME/MODE`: has a node go into a mode.
+    fn command(&self, method: &Method, command: &str, headers: &HeaderMap) -> Answer {
+        let mode = |word: &str| NodeMode::ALL.into_iter().find(|it| it.word() == word);
+        let named = command.split_once('/');
+        let Some((node, mode)) = named.and_then(|(node, word)| Some((node, mode(word)?))) else {
+            return text(StatusCode::NOT_FOUND, "not found; / lists what there is\n");
+        };
+        if method != Method::POST {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n");
+            answer
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("POST"));
+            return answer;
+        }
+        // Any page a browser on this machine shows could ask for it.
+        if headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE) {
+            return text(StatusCode::FORBIDDEN, "not for pages in a browser\n");
+        }
+        let Some(front) = self.front.front() else {
+            return text(StatusCode::NOT_FOUND, "there is no balancer\n");
+        };
+        tracing::info!(
+            node,
+            mode = mode.word(),
+            "the admin port was asked for a node's mode"
+        );
+        match front.set_mode(node, mode) {
+            Ok(()) => text(StatusCode::OK, format!("{node} {}\n", mode.word())),
+            Err(why) => text(StatusCode::CONFLICT, why + "\n"),
         }
     }
 
@@ -187,8 +248,15 @@ mod tests {
 
     use super::*;
 
+    fn head(method: Method, path: &str) -> Parts {
+        let mut request = hyper::Request::new(());
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        request.into_parts().0
+    }
+
     async fn got(pages: &Pages, method: Method, path: &str) -> (u16, String) {
-        let answer = pages.answer(&method, path).await;
+        let answer = pages.answer(&head(method, path)).await;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.expect("no I/O");
         let body = String::from_utf8(body.to_bytes().into()).expect("text");
@@ -200,7 +268,7 @@ mod tests {
     }
 
     fn pages() -> Pages {
-        Pages::new(Registry::new(), Readiness::new())
+        Pages::new(Registry::new(), Readiness::new(), FrontSeat::default())
     }
 
     #[tokio::test]
@@ -228,7 +296,15 @@ mod tests {
 
     #[tokio::test]
     async fn other_paths_are_not_found() {
-        for path in ["", "/nothing", "/metrics/", "//metrics", "/Health", "*"] {
+        for path in [
+            "/nothing",
+            "/metrics/",
+            "//metrics",
+            "/Health",
+            "*",
+            "/nodes/a",
+            "/nodes/a/up",
+        ] {
             assert_eq!(get(&pages(), path).await.0, 404, "{path}");
         }
     }
@@ -237,10 +313,63 @@ mod tests {
     async fn other_methods_are_told_which_are_allowed() {
         let pages = pages();
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
-            let answer = pages.answer(&method, "/metrics").await;
+            let answer = pages.answer(&head(method, "/metrics")).await;
             assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
         }
+    }
+
+    #[derive(Debug)]
+    struct OneNode(std::sync::Mutex<NodeMode>);
+
+    impl super::super::Front for OneNode {
+        fn nodes(&self) -> Vec<super::super::NodeRow> {
+            vec![super::super::NodeRow {
+                name: "a".to_owned(),
+                address: "h:1".to_owned(),
+                state: self.0.lock().expect("no panic").word(),
+                since: Duration::ZERO,
+                in_flight: 0,
+                idle: 0,
+                checks: [0, 0],
+            }]
+        }
+
+        fn routes(&self) -> Vec<super::super::RouteRow> {
+            Vec::new()
+        }
+
+        fn kept(&self) -> Vec<super::super::KeptRow> {
+            Vec::new()
+        }
+
+        fn set_mode(&self, node: &str, mode: NodeMode) -> Result<(), String> {
+            if node != "a" {
+                return Err(format!("no such node: {node}"));
+            }
+            *self.0.lock().expect("no panic") = mode;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_is_told_by_post_alone_and_not_by_a_browsers_page() {
+        let pages = pages();
+        let drain = "/nodes/a/drain";
+        let post = |path: &'static str| got(&pages, Method::POST, path);
+        assert_eq!(post(drain).await.0, 404, "there is no balancer");
+        let node = OneNode(NodeMode::Ready.into());
+        pages.front.take(Arc::new(node));
+        assert_eq!(get(&pages, drain).await.0, 405);
+        let mut from_page = head(Method::POST, drain);
+        let origin = HeaderValue::from_static("http://elsewhere");
+        from_page.headers.insert(ORIGIN, origin);
+        assert_eq!(pages.answer(&from_page).await.status(), 403);
+        assert_eq!(get(&pages, "/nodes").await.1, "a ready h:1\n");
+        assert_eq!(post(drain).await, (200, "a drain\n".to_owned()));
+        assert_eq!(get(&pages, "/nodes").await.1, "a drain h:1\n");
+        let (status, why) = post("/nodes/b/ready").await;
+        assert_eq!((status, why.as_str()), (409, "no such node: b\n"));
     }
 
     #[tokio::test]
@@ -249,7 +378,7 @@ mod tests {
         let counter = IntCounter::new("served_total", "Served.").expect("valid");
         counter.inc_by(3);
         pages.registry.register(Box::new(counter)).expect("once");
-        let answer = pages.answer(&Method::GET, "/metrics").await;
+        let answer = pages.answer(&head(Method::GET, "/metrics")).await;
         assert_eq!(answer.headers()[CONTENT_TYPE], METRICS_TYPE);
         let (_, page) = get(&pages, "/metrics").await;
         assert!(page.ends_with("# TYPE served_total counter\nserved_total 3\n"));

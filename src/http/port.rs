@@ -14,8 +14,8 @@ use prometheus::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::Readiness;
 use super::pages::Pages;
+use super::{FrontSeat, Readiness};
 use crate::net::{ListenError, SocketOptions, tcp_listener};
 
 /// Connections that wait in the kernel to be accepted.
@@ -114,11 +114,12 @@ impl AdminPort {
         self,
         registry: Registry,
         readiness: Readiness,
+        front: FrontSeat,
         mut shutdown: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
         let server = Server {
-            pages: Arc::new(Pages::new(registry, readiness)),
+            pages: Arc::new(Pages::new(registry, readiness, front)),
             places: Arc::new(Semaphore::new(self.limits.connections as usize)),
             limits: self.limits,
             shutdown: shutdown.clone(),
@@ -203,7 +204,7 @@ impl Connection {
         let service = service_fn(
             |request: hyper::Request<hyper::body::Incoming>| async move {
                 let (head, _) = request.into_parts();
-                Ok::<_, Infallible>(pages.answer(&head.method, head.uri.path()).await)
+                Ok::<_, Infallible>(pages.answer(&head).await)
             },
         );
         let mut serving = std::pin::pin!(

@@ -3,6 +3,7 @@
 mod connections;
 mod databases;
 mod descriptors;
+mod front;
 mod pools;
 mod result;
 mod settings;
@@ -36,7 +37,7 @@ enum Help {
     Line(u8),
     /// Nowhere: it is there because drivers ask for it.
     ForDrivers,
-    /// Nowhere: it is there for another pgweir.
+    /// Nowhere: PgBouncer has none.
     None,
 }
 
@@ -216,6 +217,27 @@ const ITEMS: &[Item] = &[
         access: Access::Admins,
         columns: HANDOVER,
         source: Source::Told(Telling::Handover),
+    },
+    Item {
+        name: "NODES",
+        help: Help::None,
+        access: Access::Everybody,
+        columns: front::NODES,
+        source: Source::Rows(front::nodes),
+    },
+    Item {
+        name: "ROUTES",
+        help: Help::None,
+        access: Access::Everybody,
+        columns: front::ROUTES,
+        source: Source::Rows(front::routes),
+    },
+    Item {
+        name: "CACHE",
+        help: Help::None,
+        access: Access::Everybody,
+        columns: front::CACHE,
+        source: Source::Rows(front::cache),
     },
     Item {
         name: "client_encoding",

@@ -21,6 +21,7 @@ use super::process::{Process, ShutdownMode};
 use crate::auth::UserList;
 use crate::client::{ConsoleClient, Places, Socket};
 use crate::config::Config;
+use crate::http::FrontSeat;
 use crate::net::{Address, Channel, Stream};
 use crate::pool::{Bouncer, CancelKey, Client, Database, NewClient};
 use crate::process::{Destination, LogQueue, LogWriter};
@@ -90,7 +91,13 @@ impl Scene {
         let bouncer = Bouncer::new(config(ini), users(), 1);
         let process = Arc::new(Recorder::default());
         Scene {
-            console: Console::with_limits(bouncer.clone(), process.clone(), log(), limits),
+            console: Console::with_limits(
+                bouncer.clone(),
+                process.clone(),
+                log(),
+                FrontSeat::default(),
+                limits,
+            ),
             bouncer,
             process,
         }

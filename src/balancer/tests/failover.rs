@@ -466,3 +466,23 @@ async fn while_a_node_flaps_no_post_is_delivered_twice_and_none_that_succeeds_is
         (CLIENTS * REQUESTS) as u64
     );
 }
+
+#[tokio::test]
+async fn repeats_have_a_budget_and_what_leaves_a_dead_node_is_free() {
+    let (a, b) = two_nodes().await;
+    a.does(|_| Reply::Close);
+    let running = Running::ready(&settings(&[&a, &b])).await;
+    let mut client = running.client().await;
+    let mut failed = 0;
+    for _ in 0..400 {
+        client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        failed += usize::from(client.answer().await.status == 502);
+    }
+    let denied = running.metric("pgweir_http_retry_budget_exhausted_total", &[]);
+    assert_eq!(denied, failed as f64);
+    let retried = running.metric("pgweir_http_retries_total", &[("proof", "safe_method")]);
+    assert!(
+        retried >= 100.0 || failed == 0,
+        "{retried} of them, {failed} failed"
+    );
+}

@@ -359,3 +359,25 @@ async fn a_drain_lets_http_2_requests_finish() {
     let ended = in_time("the end", &mut running.task).await;
     ended.expect("no panic").expect("in order");
 }
+
+#[tokio::test]
+async fn what_is_kept_is_served_over_http_2_too() {
+    let node = Node::named("a").await;
+    let mut settings = settings(&[&node]);
+    let long = config::Route {
+        cache: Some(60 * SECOND),
+        ..route("/long", Default::default())
+    };
+    settings.routes = BTreeMap::from([("long".to_owned(), long)]);
+    let running = Running::ready(&settings).await;
+    in_time("the first answer", running.observer.warmed()).await;
+    let mut sender = http_2_in_clear(&running).await;
+    for _ in 0..2 {
+        let response = sender.send_request(request("http://a/long", ""));
+        let response = in_time("an answer", response).await.expect("an answer");
+        let status = response.headers()["cache-status"].to_str().expect("text");
+        assert!(status.starts_with("pgweir; hit"), "{status}");
+        assert_eq!(text(response).await, (200, "a".to_owned()));
+    }
+    assert_eq!(node.received().len(), 1);
+}

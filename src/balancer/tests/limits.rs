@@ -268,3 +268,55 @@ async fn nonsense_from_a_node_is_not_passed_on() {
         assert_eq!(rest, b"");
     }
 }
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_told_when_to_come_again() {
+    let node = Node::named("a").await;
+    let mut settings = settings(&[&node]);
+    (settings.client_rate, settings.client_burst) = (1, 3);
+    let running = Running::ready(&settings).await;
+    let mut client = running.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    let answer = client.get("/").await;
+    assert_eq!((answer.status, answer.details()), (429, "client_rate"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(node.received().len(), 3);
+    let limited = running.metric("pgweir_http_rate_limited_total", &[("by", "client")]);
+    assert_eq!(limited, 1.0);
+}
+
+#[tokio::test]
+async fn a_route_has_a_limit_of_its_own() {
+    let node = Node::named("a").await;
+    let mut settings = settings(&[&node]);
+    let few = config::Route {
+        rate: 1,
+        burst: 1,
+        ..route("/few", Default::default())
+    };
+    settings.routes = BTreeMap::from([("few".to_owned(), few)]);
+    let running = Running::ready(&settings).await;
+    assert_eq!(running.get("/few").await.status, 200);
+    let answer = running.post("/few", "x").await;
+    assert_eq!((answer.status, answer.details()), (429, "route_rate"));
+    assert_eq!(running.get("/many").await.status, 200);
+}
+
+#[tokio::test]
+async fn requests_are_refused_while_the_pooler_is_busy() {
+    let node = Node::named("a").await;
+    let mut settings = settings(&[&node]);
+    settings.shed_pool_waiting = 5;
+    let running = Running::ready(&settings).await;
+    let pressure = running.observer.pressure();
+    pressure.set(5);
+    assert_eq!(running.get("/").await.status, 200);
+    pressure.set(6);
+    let answer = running.get("/").await;
+    assert_eq!((answer.status, answer.details()), (503, "pooler_busy"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    pressure.set(0);
+    assert_eq!(running.get("/").await.status, 200);
+}

@@ -1,14 +1,17 @@
 //! The balancer between real sockets: clients that write bytes, and nodes
 //! that do what their script says.
 
+mod caching;
 mod client;
 mod failover;
 mod front;
 mod limits;
 mod messages;
+mod modes;
 mod node;
 mod operations;
 mod refusals;
+mod renewal;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -62,7 +65,12 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
         max_in_flight: 100,
         queue_size: 100,
         queue_timeout: 5 * SECOND,
+        slow_start: SECOND,
         max_body: 1024 * 1024,
+        client_rate: 0,
+        client_burst: 0,
+        shed_pool_waiting: 0,
+        cache_size: 1024 * 1024,
         access_log: None,
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,6 +43,8 @@ pub(super) enum Reply {
     Bytes(Vec<u8>),
     /// Writes these bytes and closes the connection.
     BytesAndClose(Vec<u8>),
+    /// Writes these bytes after a while and goes on.
+    Late(Duration, Vec<u8>),
     /// Closes the connection.
     Close,
     /// Does nothing.
@@ -167,6 +170,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
         let reply = shared.reply(request);
         let (bytes, then_close) = match reply {
             Reply::Bytes(bytes) => (bytes, false),
+            Reply::Late(pause, bytes) => {
+                tokio::time::sleep(pause).await;
+                (bytes, false)
+            }
             Reply::BytesAndClose(bytes) => (bytes, true),
             Reply::Close => return,
             Reply::Hang => return std::future::pending().await,

@@ -35,7 +35,7 @@ fn serve_with(limits: Limits, registry: Registry) -> Served {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(port.serve(registry, handle, stop))
+        runtime.block_on(port.serve(registry, handle, FrontSeat::default(), stop))
     });
     Served {
         address,

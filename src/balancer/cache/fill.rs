@@ -1,0 +1,240 @@
+//! Fetching one answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::Method;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+
+use super::rule::{Key, Rule, Verdict};
+use super::store::{Landed, Stored};
+use crate::balancer::attempt::{Answered, NodeRequest};
+use crate::balancer::connection::NodeConnection;
+use crate::balancer::core::Core;
+use crate::balancer::failure::Failure;
+use crate::balancer::metrics::Fill;
+use crate::balancer::queue::NodeSet;
+use crate::balancer::retry::Progress;
+use crate::balancer::route::RouteId;
+use crate::balancer::trail::Trail;
+use crate::balancer::upload::Upload;
+use crate::balancer::{hygiene, journey};
+use crate::config::Replay;
+
+/// Largest body that is kept, in bytes.
+const BODY_MAX: usize = 1024 * 1024;
+
+/// A fetch that has begun. However it ends, those who wait for it are told.
+struct Flight {
+    core: Arc<Core>,
+    key: Key,
+    landed: bool,
+    /// The node that was asked last.
+    node: Option<usize>,
+}
+
+/// What a fetch brought.
+enum Fetched {
+    /// An answer that may be kept; its age and its life.
+    Keep(Stored, Duration, Duration),
+    /// One for those who wait.
+    Share(Stored),
+    /// One that nobody gets.
+    Private,
+}
+
+/// Has an answer fetched within this time, in a task of its own.
+pub(super) fn begin(core: &Arc<Core>, key: Key, within: Duration) {
+    let mut flight = Flight {
+        core: Arc::clone(core),
+        key,
+        landed: false,
+        node: None,
+    };
+    tokio::spawn(async move {
+        let sent = Instant::now();
+        let fetched = flight.fetch(sent + within).await;
+        flight.land(fetched, sent);
+    });
+}
+
+impl Flight {
+    /// Asks the nodes; another one when the first fails or answers badly.
+    async fn fetch(&mut self, deadline: Instant) -> Result<Fetched, Failure> {
+        let core = Arc::clone(&self.core);
+        let route = core.routes.find(&Method::GET, self.key.target().path());
+        // The route may keep nothing any more.
+        let Some(rule) = core.routes.get(route).cache else {
+            return Ok(Fetched::Private);
+        };
+        let mut last_choice = NodeSet::default();
+        if let Some(node) = core.cache.store().avoided(&self.key) {
+            last_choice.insert(node);
+        }
+        let mut fetched = self.ask(rule, route, last_choice, deadline).await;
+        let is_bad = match &fetched {
+            Ok(Fetched::Share(stored)) => stored.status.is_server_error(),
+            Ok(_) => false,
+            Err(_) => Instant::now() < deadline,
+        };
+        if is_bad && let Some(node) = self.node {
+            last_choice.insert(node);
+            if core.nodes.serves(last_choice) {
+                fetched = self.ask(rule, route, last_choice, deadline).await;
+            }
+        }
+        fetched
+    }
+
+    async fn ask(
+        &mut self,
+        rule: Rule,
+        route: RouteId,
+        last_choice: NodeSet,
+        deadline: Instant,
+    ) -> Result<Fetched, Failure> {
+        let mut trail = Trail::new(route);
+        let request = NodeRequest {
+            method: Method::GET,
+            target: self.key.target().clone(),
+            headers: headers(&self.core),
+            replay: Replay::Proven,
+            last_choice,
+            deadline,
+            received: Arc::default(),
+        };
+        let body = Upload::Whole(Bytes::new());
+        let answered = journey::answer(&self.core, &mut trail, request, body).await;
+        self.node = trail.last_node();
+        self.read(rule, answered?, deadline).await
+    }
+
+    /// Reads an answer to its end, if anybody may have it.
+    async fn read(
+        &self,
+        rule: Rule,
+        answered: Answered,
+        deadline: Instant,
+    ) -> Result<Fetched, Failure> {
+        let Answered {
+            response,
+            mut connection,
+            permit,
+        } = answered;
+        let (head, incoming) = response.into_parts();
+        let verdict = rule.judge(head.status, &head.headers);
+        // Without either, a body that is cut looks like one that has ended.
+        let is_delimited = head.headers.contains_key(CONTENT_LENGTH)
+            || head.headers.contains_key(TRANSFER_ENCODING)
+            || incoming.is_end_stream();
+        if verdict == Verdict::Private || !is_delimited {
+            return Ok(Fetched::Private);
+        }
+        let reading = collect(&mut connection, incoming, self.core.body_timeout);
+        let body = match tokio::time::timeout_at(deadline.into(), reading).await {
+            Err(_elapsed) => return Err(Failure::Deadline(Progress::Ambiguous)),
+            Ok(Err(failure)) => return Err(failure),
+            Ok(Ok(None)) => return Ok(Fetched::Private),
+            Ok(Ok(Some(body))) => body,
+        };
+        std::future::poll_fn(|cx| std::task::Poll::Ready(connection.rest(cx)))
+            .await
+            .then(|| permit.get().keep(connection));
+        let mut headers = head.headers;
+        let id = HeaderValue::from_static("");
+        hygiene::clean_response(&mut headers, head.status, head.version, id);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let stored = Stored {
+            status: head.status,
+            headers,
+            body,
+        };
+        Ok(match verdict {
+            Verdict::Keep { age, life } => Fetched::Keep(stored, age, life),
+            _ => Fetched::Share(stored),
+        })
+    }
+
+    fn land(&mut self, fetched: Result<Fetched, Failure>, sent: Instant) {
+        self.landed = true;
+        let route = self
+            .core
+            .routes
+            .find(&Method::GET, self.key.target().path());
+        let now = Instant::now();
+        let (mut store, key) = (self.core.cache.store(), &self.key);
+        let fill = match fetched {
+            Ok(Fetched::Keep(stored, age, life)) if store.fits(stored.size()) => {
+                store.keep(key, &Arc::new(stored), sent, (age, life), now);
+                Fill::Stored
+            }
+            Ok(Fetched::Share(stored)) => {
+                let landed = Landed::Answer {
+                    stored: Arc::new(stored),
+                    sent,
+                    age: Duration::ZERO,
+                    life: None,
+                };
+                store.end(key, landed, self.node, now);
+                Fill::Shared
+            }
+            Ok(Fetched::Keep(..) | Fetched::Private) => {
+                store.end(key, Landed::Private, None, now);
+                Fill::Private
+            }
+            Err(failure) => {
+                store.end(key, Landed::Failed(failure), self.node, now);
+                Fill::Failed
+            }
+        };
+        drop(store);
+        self.core.metrics.filled(route, fill);
+        self.core.cache.changed();
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.land(Err(Failure::NoNode), Instant::now());
+        }
+    }
+}
+
+/// What is asked with: that it is the balancer, and nothing of any client.
+fn headers(core: &Core) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let id = core.ids.make(std::time::SystemTime::now());
+    headers.insert(hygiene::X_REQUEST_ID, id);
+    headers
+}
+
+/// A body to its end; none if it is too large.
+async fn collect(
+    connection: &mut NodeConnection,
+    mut incoming: Incoming,
+    idle: Duration,
+) -> Result<Option<Bytes>, Failure> {
+    let mut body = BytesMut::new();
+    loop {
+        let frame = connection.drive_while(incoming.frame());
+        match tokio::time::timeout(idle, frame).await {
+            Err(_elapsed) => return Err(Failure::Deadline(Progress::Ambiguous)),
+            Ok(None) => return Ok(Some(body.freeze())),
+            Ok(Some(Err(_))) => return Err(Failure::Broken(Progress::Ambiguous)),
+            Ok(Some(Ok(frame))) => {
+                // Trailers end here.
+                let Ok(piece) = frame.into_data() else {
+                    continue;
+                };
+                if body.len() + piece.len() > BODY_MAX {
+                    return Ok(None);
+                }
+                body.extend_from_slice(&piece);
+            }
+        }
+    }
+}

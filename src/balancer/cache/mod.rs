@@ -1,0 +1,271 @@
+//! Answers of listed routes, kept in memory: fetched by the balancer itself,
+//! before they are too old, so that nobody waits for them and nobody gets one
+//! older than its route allows.
+//!
+//! `rule` says what may be kept, `slot` when each answer is served and
+//! fetched, `store` holds them within their bounds; all three are pure. Here
+//! is what waits and asks nodes: a request that needs an answer joins whoever
+//! fetches it, and `fill` fetches it in a task of its own, which no client's
+//! departure ends.
+//!
+//! What is asked of a node for the cache is the target alone, without any
+//! header of any client: an answer cannot depend on who asked first.
+
+mod fill;
+mod rule;
+mod slot;
+mod store;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use hyper::header::{AGE, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RANGE};
+use hyper::http::request::Parts;
+use tokio::sync::{Notify, watch};
+
+pub(crate) use self::rule::{Key, Rule};
+pub(crate) use self::store::Stored;
+use self::store::{Landed, Store, Ticket};
+use super::core::Core;
+use super::failure::Failure;
+use super::hygiene::X_REQUEST_ID;
+use super::retry::Progress;
+use super::route::Routes;
+
+/// What the cache did for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// It had the answer.
+    Hit,
+    /// The answer was fetched because of this request.
+    Miss,
+    /// The request waited for an answer that was being fetched already.
+    Joined,
+    /// The request was passed on.
+    Bypass,
+}
+
+impl Lookup {
+    /// All of them, in the order of their metric rows.
+    pub(crate) const ALL: [Lookup; 4] = [Lookup::Hit, Lookup::Miss, Lookup::Joined, Lookup::Bypass];
+
+    /// The word for logs and metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Lookup::Hit => "hit",
+            Lookup::Miss => "miss",
+            Lookup::Joined => "collapsed",
+            Lookup::Bypass => "bypass",
+        }
+    }
+}
+
+/// An answer for a client.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// The answer.
+    pub(crate) stored: Arc<Stored>,
+    /// How old it is.
+    pub(crate) age: Duration,
+    /// How much older it may become; none if it is not kept.
+    pub(crate) left: Option<Duration>,
+    /// What the cache did.
+    pub(crate) lookup: Lookup,
+}
+
+/// How the cache handled a request (RFC 9211).
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// The same for a request that the cache had no part in.
+pub(crate) const FORWARDED: &str = "pgweir; fwd=bypass";
+
+impl Served {
+    /// The headers it is sent with, for the request of this id.
+    pub(crate) fn headers(&self, id: HeaderValue) -> HeaderMap {
+        let mut headers = self.stored.headers.clone();
+        headers.insert(X_REQUEST_ID, id);
+        // Never taken for younger than it is.
+        let age = self.age.as_millis().div_ceil(1000) as u64;
+        headers.insert(AGE, HeaderValue::from(age));
+        let status = match (self.lookup, self.left) {
+            (Lookup::Hit, left) => {
+                format!("pgweir; hit; ttl={}", left.unwrap_or_default().as_secs())
+            }
+            (lookup, left) => {
+                let collapsed = if lookup == Lookup::Joined {
+                    "; collapsed"
+                } else {
+                    ""
+                };
+                let stored = if left.is_some() { "; stored" } else { "" };
+                format!("pgweir; fwd=uri-miss{stored}{collapsed}")
+            }
+        };
+        let status = HeaderValue::from_str(&status).expect("plain words");
+        headers.append(CACHE_STATUS, status);
+        headers
+    }
+}
+
+/// Whether an answer that many may get does for this request, if it has no
+/// body.
+pub(crate) fn is_for(head: &Parts) -> bool {
+    matches!(head.method, Method::GET | Method::HEAD)
+        && !head.headers.contains_key(AUTHORIZATION)
+        && !head.headers.contains_key(RANGE)
+}
+
+/// Everything that is kept.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    store: Mutex<Store>,
+    /// Something may be due earlier than it was.
+    soon: Notify,
+    /// Whether every target that is kept fresh was fetched once.
+    warmed: watch::Sender<bool>,
+}
+
+impl Cache {
+    /// An empty cache of so many bytes.
+    pub(crate) fn new(bytes_max: u64) -> Cache {
+        Cache {
+            store: Mutex::new(Store::new(capacity(bytes_max))),
+            soon: Notify::new(),
+            warmed: watch::Sender::new(false),
+        }
+    }
+
+    /// From now on these routes and this many bytes.
+    pub(crate) fn adopt(&self, routes: &Routes, bytes_max: u64) {
+        let now = Instant::now();
+        let mut store = self.store();
+        store.set_bytes_max(capacity(bytes_max));
+        store.set_rules(|target| routes.rule(target));
+        for (rule, key) in routes.warm() {
+            store.keep_warm(rule, &key, now);
+        }
+        drop(store);
+        self.changed();
+    }
+
+    /// Returns when every target that is kept fresh was fetched once, well or
+    /// badly.
+    pub(crate) fn warmed(&self) -> watch::Receiver<bool> {
+        self.warmed.subscribe()
+    }
+
+    /// Target, bytes, age, and whether it is being fetched, of every answer.
+    pub(crate) fn list(&self) -> Vec<(String, usize, Duration, bool)> {
+        self.store().list(Instant::now())
+    }
+
+    /// Bytes and answers kept.
+    pub(crate) fn totals(&self) -> (usize, usize) {
+        self.store().totals()
+    }
+
+    /// Something may be due earlier than it was.
+    fn changed(&self) {
+        let is_warmed = self.store().is_warmed();
+        self.warmed.send_if_modified(|it| {
+            let changes = is_warmed && !*it;
+            *it |= is_warmed;
+            changes
+        });
+        self.soon.notify_one();
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The answer for a request that has this long; none if the request has to ask
+/// a node itself.
+///
+/// # Errors
+/// No node answered in time.
+pub(crate) async fn ask(
+    core: &Arc<Core>,
+    rule: Rule,
+    target: &hyper::Uri,
+    deadline: Instant,
+) -> Result<Option<Served>, Failure> {
+    let key = rule.key(target);
+    let ticket = core.cache.store().ask(rule, &key, Instant::now());
+    let (mut landing, lookup) = match ticket {
+        Ticket::Pass => return Ok(None),
+        Ticket::Serve(stored, age, left) => {
+            return Ok(Some(Served {
+                stored,
+                age,
+                left: Some(left),
+                lookup: Lookup::Hit,
+            }));
+        }
+        Ticket::Wait(landing, None) => (landing, Lookup::Joined),
+        Ticket::Wait(landing, Some(within)) => {
+            fill::begin(core, key, within);
+            (landing, Lookup::Miss)
+        }
+    };
+    let landed = tokio::time::timeout_at(deadline.into(), landing.wait_for(Option::is_some));
+    let landed = match landed.await {
+        Ok(Ok(landed)) => landed.clone(),
+        Ok(Err(_ended)) => None,
+        Err(_elapsed) => return Err(Failure::Deadline(Progress::Ambiguous)),
+    };
+    match landed {
+        Some(Landed::Answer {
+            stored,
+            sent,
+            age,
+            life,
+        }) => {
+            let age = age + sent.elapsed();
+            // It was long in coming, or whoever waits for it.
+            if age >= rule.servable_age(rule.max_age) {
+                return Err(Failure::Deadline(Progress::Ambiguous));
+            }
+            Ok(Some(Served {
+                stored,
+                age,
+                left: life.map(|life| rule.servable_age(life).saturating_sub(age)),
+                lookup,
+            }))
+        }
+        Some(Landed::Failed(failure)) => Err(failure),
+        Some(Landed::Private) | None => Ok(None),
+    }
+}
+
+/// Fetches answers before they are too old, for ever.
+pub(crate) async fn keep_fresh(core: impl Fn() -> Arc<Core>) {
+    loop {
+        let now = Instant::now();
+        let core = core();
+        let (fetch, again) = core.cache.store().due(now);
+        for (key, within) in fetch {
+            fill::begin(&core, key, within);
+        }
+        let (bytes, answers) = core.cache.totals();
+        core.metrics.cache_holds(bytes, answers);
+        let cache = Arc::clone(&core.cache);
+        drop(core);
+        let pause = async {
+            match again {
+                Some(again) => tokio::time::sleep_until(again.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = pause => {}
+            () = cache.soon.notified() => {}
+        }
+    }
+}
+
+fn capacity(bytes_max: u64) -> usize {
+    usize::try_from(bytes_max).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,433 @@
+//! Everything that is kept, within its bounds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::header::HeaderMap;
+use hyper::{StatusCode, Uri};
+use tokio::sync::watch;
+
+use super::rule::{Key, Rule};
+use super::slot::{Asked, Next, Slot};
+use crate::balancer::failure::Failure;
+
+/// Targets that are known at once.
+pub(super) const SLOTS_MAX: usize = 1024;
+
+/// An answer as it is sent to whoever asks.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// Its status.
+    pub(crate) status: StatusCode,
+    /// Its headers, clean; the length is the body's.
+    pub(crate) headers: HeaderMap,
+    /// All of its body.
+    pub(crate) body: Bytes,
+}
+
+impl Stored {
+    /// Its bytes in memory, roughly.
+    pub(super) fn size(&self) -> usize {
+        let field = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
+            name.as_str().len() + value.len()
+        };
+        self.body.len() + self.headers.iter().map(field).sum::<usize>()
+    }
+}
+
+/// What came of fetching an answer, for those who wait for it.
+#[derive(Debug, Clone)]
+pub(super) enum Landed {
+    /// This.
+    Answer {
+        stored: Arc<Stored>,
+        /// When it was asked for.
+        sent: Instant,
+        /// Its age then, by the sender's word.
+        age: Duration,
+        /// How old it may become; none if it is not kept.
+        life: Option<Duration>,
+    },
+    /// An answer for whoever asks, each for itself.
+    Private,
+    /// None.
+    Failed(Failure),
+}
+
+/// Told when an answer has landed.
+pub(super) type Waiting = watch::Receiver<Option<Landed>>;
+
+/// The books. Which bytes are whose, and who waits for what.
+#[derive(Debug)]
+pub(super) struct Store {
+    slots: HashMap<Key, Tracked>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    slot: Slot<Arc<Stored>>,
+    is_warm: bool,
+    size: usize,
+    asked_at: Instant,
+    /// The node whose answer was none, or a bad one.
+    avoid: Option<usize>,
+    /// Of the fetch that is under way.
+    landing: Option<watch::Sender<Option<Landed>>>,
+}
+
+/// What a request gets.
+pub(super) enum Ticket {
+    /// An answer, its age, and how much older it may become.
+    Serve(Arc<Stored>, Duration, Duration),
+    /// What somebody fetches; the request is to fetch it within this time if
+    /// it is the one.
+    Wait(Waiting, Option<Duration>),
+    /// Nothing: it asks a node itself.
+    Pass,
+}
+
+impl Store {
+    pub(super) fn new(bytes_max: usize) -> Store {
+        Store {
+            slots: HashMap::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// From now on this many bytes.
+    pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+        self.make_room(0);
+    }
+
+    /// Bytes and answers kept.
+    pub(super) fn totals(&self) -> (usize, usize) {
+        let kept = self.slots.values().filter(|it| it.slot.value().is_some());
+        (self.bytes, kept.count())
+    }
+
+    /// A request asks.
+    pub(super) fn ask(&mut self, rule: Rule, key: &Key, now: Instant) -> Ticket {
+        if !self.slots.contains_key(key) && !self.track(rule, key, now) {
+            return Ticket::Pass;
+        }
+        let tracked = self.slots.get_mut(key).expect("tracked just now");
+        tracked.asked_at = now;
+        match tracked.slot.ask(now) {
+            Asked::Serve { value, age, left } => Ticket::Serve(value, age, left),
+            Asked::Pass => Ticket::Pass,
+            Asked::Join => match &tracked.landing {
+                Some(landing) => Ticket::Wait(landing.subscribe(), None),
+                None => Ticket::Pass,
+            },
+            Asked::Fetch(within) => {
+                let (landing, waiting) = watch::channel(None);
+                tracked.landing = Some(landing);
+                Ticket::Wait(waiting, Some(within))
+            }
+        }
+    }
+
+    /// Keeps this target fresh from now on, or under this rule.
+    pub(super) fn keep_warm(&mut self, rule: Rule, key: &Key, now: Instant) {
+        if !self.slots.contains_key(key) {
+            self.track(rule, key, now);
+        }
+    }
+
+    /// Goes on with these rules; what has none is dropped.
+    pub(super) fn set_rules(&mut self, rule: impl Fn(&Uri) -> Option<Rule>) {
+        self.slots.retain(|key, tracked| match rule(key.target()) {
+            Some(rule) => {
+                tracked.slot.set_rule(rule);
+                true
+            }
+            None => false,
+        });
+        self.bytes = self.slots.values().map(|it| it.size).sum();
+    }
+
+    /// What is to be fetched now, each within its time, and when to look
+    /// again.
+    pub(super) fn due(&mut self, now: Instant) -> (Vec<(Key, Duration)>, Option<Instant>) {
+        let (mut fetch, mut again) = (Vec::new(), None::<Instant>);
+        let mut freed = 0;
+        self.slots.retain(|key, tracked| {
+            match tracked.slot.next(now) {
+                Next::Landing => {}
+                Next::At(at) => again = Some(again.map_or(at, |it| it.min(at))),
+                Next::Fetch(within) => {
+                    tracked.landing = Some(watch::channel(None).0);
+                    fetch.push((key.clone(), within));
+                }
+                Next::Forget => {
+                    freed += tracked.size;
+                    return false;
+                }
+            }
+            true
+        });
+        self.bytes -= freed;
+        (fetch, again)
+    }
+
+    /// An answer that may be kept has come.
+    pub(super) fn keep(
+        &mut self,
+        key: &Key,
+        stored: &Arc<Stored>,
+        sent: Instant,
+        (age, life): (Duration, Duration),
+        now: Instant,
+    ) {
+        let size = stored.size() + key.size();
+        if !self.slots.contains_key(key) {
+            return;
+        }
+        self.make_room_for(key, size);
+        let own = self.slots.get(key).map_or(0, |it| it.size);
+        if self.bytes - own + size > self.bytes_max {
+            // What is kept fresh fills it.
+            return self.end(key, Landed::Private, None, now);
+        }
+        let tracked = self.slots.get_mut(key).expect("looked at just now");
+        self.bytes = self.bytes - tracked.size + size;
+        tracked.size = size;
+        tracked
+            .slot
+            .landed(Arc::clone(stored), sent, (age, life), now);
+        tracked.avoid = None;
+        tracked.tell(Landed::Answer {
+            stored: Arc::clone(stored),
+            sent,
+            age,
+            life: Some(life),
+        });
+    }
+
+    /// Something else has come of a fetch, last from this node.
+    pub(super) fn end(&mut self, key: &Key, landed: Landed, node: Option<usize>, now: Instant) {
+        let Some(tracked) = self.slots.get_mut(key) else {
+            return;
+        };
+        tracked.avoid = node;
+        match landed {
+            Landed::Private => tracked.slot.unfit(now),
+            Landed::Answer { .. } | Landed::Failed(_) => tracked.slot.failed(now),
+        }
+        tracked.tell(landed);
+    }
+
+    /// The node that is better not asked for this.
+    pub(super) fn avoided(&self, key: &Key) -> Option<usize> {
+        self.slots.get(key)?.avoid
+    }
+
+    /// Whether every target that is kept fresh was fetched once.
+    pub(super) fn is_warmed(&self) -> bool {
+        self.slots
+            .values()
+            .all(|it| !it.is_warm || it.slot.is_tried())
+    }
+
+    /// Target, status, bytes and age of each answer kept.
+    pub(super) fn list(&self, now: Instant) -> Vec<(String, usize, Duration, bool)> {
+        let row = |(key, tracked): (&Key, &Tracked)| {
+            let age = tracked.slot.age(now)?;
+            let in_flight = tracked.slot.is_in_flight();
+            Some((key.target().to_string(), tracked.size, age, in_flight))
+        };
+        let mut rows: Vec<_> = self.slots.iter().filter_map(row).collect();
+        rows.sort();
+        rows
+    }
+
+    /// Whether an answer of so many bytes may be kept at all.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.bytes_max
+    }
+
+    /// False if there is no room for another target.
+    fn track(&mut self, rule: Rule, key: &Key, now: Instant) -> bool {
+        if self.slots.len() >= SLOTS_MAX && !self.drop_oldest(None) {
+            return false;
+        }
+        let tracked = Tracked {
+            slot: Slot::new(rule),
+            is_warm: rule.is_warm(),
+            size: 0,
+            asked_at: now,
+            avoid: None,
+            landing: None,
+        };
+        self.slots.insert(key.clone(), tracked);
+        true
+    }
+
+    fn make_room(&mut self, size: usize) {
+        while self.bytes + size > self.bytes_max && self.drop_oldest(None) {}
+    }
+
+    fn make_room_for(&mut self, key: &Key, size: usize) {
+        let own = self.slots.get(key).map_or(0, |it| it.size);
+        while self.bytes - own + size > self.bytes_max && self.drop_oldest(Some(key)) {}
+    }
+
+    /// Drops the answer nobody has asked for the longest, unless it is kept
+    /// fresh or being fetched. False if there is none.
+    fn drop_oldest(&mut self, but: Option<&Key>) -> bool {
+        let free = |(key, it): &(&Key, &Tracked)| {
+            !it.is_warm && !it.slot.is_in_flight() && Some(*key) != but
+        };
+        let oldest = self.slots.iter().filter(free);
+        let oldest = oldest.min_by_key(|(_, it)| it.asked_at);
+        let Some(key) = oldest.map(|(key, _)| key.clone()) else {
+            return false;
+        };
+        let dropped = self.slots.remove(&key).expect("found just now");
+        self.bytes -= dropped.size;
+        true
+    }
+}
+
+impl Tracked {
+    fn tell(&mut self, landed: Landed) {
+        if let Some(landing) = self.landing.take() {
+            landing.send_replace(Some(landed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rule::tests::rule;
+    use super::*;
+
+    const MINUTE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(60));
+
+    fn cold() -> Rule {
+        Rule {
+            is_warm: false,
+            ..rule(60)
+        }
+    }
+
+    fn key(number: usize) -> Key {
+        cold().key(&format!("/{number:04}").parse().expect("a path"))
+    }
+
+    fn stored(bytes: usize) -> Arc<Stored> {
+        Arc::new(Stored {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: vec![b'x'; bytes].into(),
+        })
+    }
+
+    fn fill(store: &mut Store, number: usize, bytes: usize, now: Instant) {
+        assert!(matches!(
+            store.ask(cold(), &key(number), now),
+            Ticket::Wait(_, Some(_))
+        ));
+        store.keep(&key(number), &stored(bytes), now, MINUTE, now);
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_the_longest_unasked_goes_first() {
+        let now = Instant::now();
+        let mut store = Store::new(3 * 105);
+        for number in 0..3 {
+            fill(
+                &mut store,
+                number,
+                100,
+                now + Duration::from_millis(number as u64),
+            );
+        }
+        let later = now + Duration::from_secs(1);
+        assert!(matches!(
+            store.ask(cold(), &key(0), later),
+            Ticket::Serve(..)
+        ));
+        fill(&mut store, 3, 100, later);
+        assert_eq!(store.totals(), (3 * 105, 3));
+        assert!(matches!(
+            store.ask(cold(), &key(0), later),
+            Ticket::Serve(..)
+        ));
+        assert!(matches!(
+            store.ask(cold(), &key(1), later),
+            Ticket::Wait(_, Some(_))
+        ));
+    }
+
+    #[test]
+    fn what_is_kept_fresh_does_not_go_beyond_the_bound_either() {
+        let now = Instant::now();
+        let mut store = Store::new(2 * 105);
+        for number in 0..3 {
+            store.keep_warm(rule(60), &key(number), now);
+        }
+        assert_eq!(store.due(now).0.len(), 3);
+        for number in 0..3 {
+            store.keep(&key(number), &stored(100), now, MINUTE, now);
+        }
+        assert_eq!(store.totals(), (2 * 105, 2));
+        assert!(store.is_warmed());
+        assert!(matches!(store.ask(rule(60), &key(2), now), Ticket::Pass));
+    }
+
+    #[test]
+    fn targets_are_bounded_also_while_all_are_being_fetched() {
+        let now = Instant::now();
+        let mut store = Store::new(1_000_000);
+        for number in 0..SLOTS_MAX {
+            let ticket = store.ask(cold(), &key(number), now);
+            assert!(matches!(ticket, Ticket::Wait(_, Some(_))));
+        }
+        assert!(matches!(
+            store.ask(cold(), &key(SLOTS_MAX), now),
+            Ticket::Pass
+        ));
+        store.end(&key(0), Landed::Private, None, now);
+        assert!(matches!(
+            store.ask(cold(), &key(SLOTS_MAX), now),
+            Ticket::Wait(_, Some(_))
+        ));
+    }
+
+    #[test]
+    fn a_failure_leaves_what_was_kept() {
+        let now = Instant::now();
+        let mut store = Store::new(1_000_000);
+        store.keep_warm(rule(60), &key(0), now);
+        assert!(!store.is_warmed());
+        let (fetch, _) = store.due(now);
+        assert_eq!(fetch.len(), 1);
+        store.keep(&key(0), &stored(10), now, MINUTE, now);
+        assert!(store.is_warmed());
+        let later = now + Duration::from_secs(50);
+        assert_eq!(store.due(later).0.len(), 1);
+        store.end(&key(0), Landed::Failed(Failure::NoNode), Some(1), later);
+        assert_eq!(store.avoided(&key(0)), Some(1));
+        assert!(matches!(
+            store.ask(rule(60), &key(0), later),
+            Ticket::Serve(_, age, _) if age == later - now
+        ));
+    }
+
+    #[test]
+    fn without_a_rule_nothing_stays() {
+        let now = Instant::now();
+        let mut store = Store::new(1_000_000);
+        fill(&mut store, 0, 10, now);
+        fill(&mut store, 1, 20, now);
+        store.set_rules(|target| (target.path() == "/0001").then(cold));
+        assert_eq!(store.totals(), (25, 1));
+    }
+}

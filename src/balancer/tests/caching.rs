@@ -1,0 +1,245 @@
+//! Answers that are kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::config::Replay;
+
+/// The route `/long` keeps its answers for so long.
+fn keeping(nodes: &[&Node], max_age: Duration, is_warm: bool) -> config::Balancer {
+    let mut settings = settings(nodes);
+    let long = config::Route {
+        cache: Some(max_age),
+        cache_warm: is_warm,
+        ..route("/long", Replay::default())
+    };
+    settings.routes = BTreeMap::from([("long".to_owned(), long)]);
+    settings
+}
+
+fn bytes(body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+/// Says after a while when it was asked, in milliseconds since `begin`.
+async fn clock(begin: Instant, pause: Duration) -> Node {
+    Node::start(move |_| Reply::Late(pause, bytes(&begin.elapsed().as_millis().to_string()))).await
+}
+
+fn status(answer: &Answer) -> &str {
+    answer.header("cache-status").unwrap_or_default()
+}
+
+#[tokio::test]
+async fn nobody_waits_and_nothing_is_too_old_while_a_node_dies() {
+    let begin = Instant::now();
+    let (a, b) = (clock(begin, 100 * MS).await, clock(begin, 100 * MS).await);
+    let running = Running::ready(&keeping(&[&a, &b], SECOND, true)).await;
+    in_time("the first answer", running.observer.warmed()).await;
+    let mut client = running.client().await;
+    let (mut hits, mut answers) = (0, 0);
+    let mut killed = false;
+    while begin.elapsed() < 4 * SECOND {
+        if begin.elapsed() > 2 * SECOND && !killed {
+            a.kill().await;
+            killed = true;
+        }
+        let answer = client.get("/long").await;
+        let now = begin.elapsed().as_millis();
+        let born: u128 = answer.text().parse().expect("a moment");
+        assert!(now - born < 1000, "{} ms old", now - born);
+        let age: u128 = answer
+            .header("age")
+            .expect("an age")
+            .parse()
+            .expect("seconds");
+        assert!((1..=1).contains(&age), "{age}");
+        hits += usize::from(status(&answer).starts_with("pgweir; hit; ttl="));
+        answers += 1;
+        tokio::time::sleep(5 * MS).await;
+    }
+    // A machine that stood still lets an answer grow too old.
+    assert!(hits * 10 >= answers * 9, "{hits} of {answers}");
+    let asked = a.received().len() + b.received().len();
+    assert!(asked <= 12, "{asked} times in four seconds");
+    let greatest = running.metric("pgweir_cache_served_age_max_seconds", &[]);
+    assert!(greatest < 1.0, "{greatest}");
+}
+
+#[tokio::test]
+async fn many_wait_for_one_answer_and_nobody_who_leaves_ends_it() {
+    let begin = Instant::now();
+    let node = clock(begin, 300 * MS).await;
+    let running = Running::ready(&keeping(&[&node], 60 * SECOND, false)).await;
+    let mut first = running.client().await;
+    first.write("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    eventually("it is asked", || node.received().len() == 1).await;
+    drop(first);
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = running.client().await;
+        client.write("GET /long HTTP/1.1\r\nHost: b\r\n\r\n").await;
+        clients.push(client);
+    }
+    let mut texts = Vec::new();
+    for mut client in clients {
+        let answer = client.answer().await;
+        assert!(
+            !status(&answer).contains("fwd=bypass"),
+            "{}",
+            status(&answer)
+        );
+        texts.push(answer.text());
+    }
+    texts.dedup();
+    assert_eq!(texts.len(), 1);
+    assert_eq!(node.received().len(), 1);
+    let mut client = running.client().await;
+    client.write("HEAD /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let head = client.head_answer().await;
+    assert!(
+        status(&head).starts_with("pgweir; hit"),
+        "{}",
+        status(&head)
+    );
+    let length = texts[0].len().to_string();
+    assert_eq!(head.header("content-length"), Some(length.as_str()));
+    assert_eq!(client.get("/long").await.text(), texts[0]);
+    assert_eq!(running.get("/long?x").await.status, 200, "another target");
+    assert_eq!(node.received().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_bad_does_not_replace_what_is_good() {
+    let node = Node::named("good").await;
+    let running = Running::ready(&keeping(&[&node], 2 * SECOND, true)).await;
+    in_time("the first answer", running.observer.warmed()).await;
+    let begin = Instant::now();
+    let turn = AtomicUsize::new(0);
+    node.does(move |_| match turn.fetch_add(1, Ordering::Relaxed) % 3 {
+        0 => answer(500, "bad"),
+        1 => Reply::BytesAndClose(b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\nbad".to_vec()),
+        _ => Reply::BytesAndClose(b"HTTP/1.1 200 X\r\n\r\nbad".to_vec()),
+    });
+    let bad_one = || running.metric("pgweir_cache_fills_total", &[("result", "shared")]) >= 1.0;
+    eventually("a bad answer", bad_one).await;
+    while begin.elapsed() < 1500 * MS {
+        let answer = running.get("/long").await;
+        let now = begin.elapsed();
+        assert!(answer.text() == "good" || now >= 1500 * MS, "{now:?}");
+    }
+    node.does(|_| answer(200, "good again"));
+    eventually("it is fetched again", || {
+        running.metric("pgweir_cache_fills_total", &[("result", "stored")]) >= 2.0
+    })
+    .await;
+    assert_eq!(running.get("/long").await.text(), "good again");
+}
+
+#[tokio::test]
+async fn another_node_is_asked_when_one_answers_badly() {
+    let (a, b) = (
+        Node::start(|_| answer(500, "bad")).await,
+        Node::named("b").await,
+    );
+    let running = Running::ready(&keeping(&[&a, &b], 60 * SECOND, true)).await;
+    in_time("the first answer", running.observer.warmed()).await;
+    let answer = running.get("/long").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "b"));
+}
+
+#[tokio::test]
+async fn only_requests_of_listed_routes_reach_what_is_kept() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let node =
+        Node::start(move |_| answer(200, &counted.fetch_add(1, Ordering::Relaxed).to_string()))
+            .await;
+    let running = Running::ready(&keeping(&[&node], 60 * SECOND, false)).await;
+    let mut client = running.client().await;
+    for (number, line) in [
+        "GET /other HTTP/1.1\r\n",
+        "GET /other HTTP/1.1\r\n",
+        "GET /long/ HTTP/1.1\r\n",
+        "POST /long HTTP/1.1\r\nContent-Length: 0\r\n",
+        "DELETE /long HTTP/1.1\r\n",
+        "GET /long HTTP/1.1\r\nAuthorization: Basic eDp5\r\n",
+        "GET /long HTTP/1.1\r\nRange: bytes=0-0\r\n",
+    ]
+    .iter()
+    .enumerate()
+    {
+        client.write(format!("{line}Host: a\r\n\r\n")).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.text(), number.to_string(), "{line}");
+        assert_eq!(status(&answer), "pgweir; fwd=bypass", "{line}");
+        assert_eq!(answer.header("age"), None);
+    }
+    assert_eq!(running.metric("pgweir_cache_fills_total", &[]), 0.0);
+    let bypassed = [("route", "long"), ("result", "bypass")];
+    assert_eq!(
+        running.metric("pgweir_cache_requests_total", &bypassed),
+        4.0
+    );
+}
+
+#[tokio::test]
+async fn an_answer_depends_on_nothing_that_who_asked_first_has_sent() {
+    let node = Node::named("a").await;
+    let running = Running::ready(&keeping(&[&node], 60 * SECOND, false)).await;
+    let mut client = running.client().await;
+    client
+        .write("GET /long HTTP/1.1\r\nHost: evil\r\nX-Forwarded-Host: evil\r\nCookie: a=b\r\nX-Own: 1\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.text(), "a");
+    let asked = &node.received()[0];
+    assert_eq!(
+        asked.header("host"),
+        Some(node.address().to_string().as_str())
+    );
+    for name in ["cookie", "x-own", "x-forwarded-host", "x-forwarded-for"] {
+        assert_eq!(asked.header(name), None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_for_one_client_is_given_to_no_other() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let node = Node::start(move |_| {
+        let number = counted.fetch_add(1, Ordering::Relaxed);
+        let body = number.to_string();
+        let head = format!("Set-Cookie: n={number}\r\nContent-Length: {}", body.len());
+        Reply::Late(
+            50 * MS,
+            format!("HTTP/1.1 200 X\r\n{head}\r\n\r\n{body}").into_bytes(),
+        )
+    })
+    .await;
+    let running = Running::ready(&keeping(&[&node], 60 * SECOND, false)).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = running.client().await;
+        client.write("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+    }
+    let mut texts = Vec::new();
+    for mut client in clients {
+        texts.push(client.answer().await.text());
+    }
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), 5);
+}
+
+#[tokio::test]
+async fn a_fetch_that_fails_is_told_and_the_next_request_tries_again() {
+    let node = Node::start(|_| Reply::Close).await;
+    let running = Running::ready(&keeping(&[&node], 60 * SECOND, false)).await;
+    let failed = running.get("/long").await;
+    assert_eq!((failed.status, failed.details()), (502, "ambiguous"));
+    node.does(|_| answer(200, "a"));
+    assert_eq!(running.get("/long").await.text(), "a");
+}
