@@ -388,7 +388,8 @@ mod tests {
     #[test]
     fn what_http_2_and_3_leave_to_frames_is_refused_in_fields() {
         use Refusal::*;
-        let rows: [(&str, &[(&str, &str)], Refusal); 12] = [
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Refusal);
+        let rows: [Row<'_>; 12] = [
             (
                 "https://a/",
                 &[("transfer-encoding", "chunked")],
