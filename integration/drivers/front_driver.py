@@ -89,11 +89,103 @@ SERVED = [
 ]
 
 
+# The same for HTTP/1, byte by byte. {} is where every one of them has a Host.
+REFUSED_1 = [
+    ("a length and an encoding", "POST /refused HTTP/1.1\r\n{}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("an encoding and a length", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400),
+    ("two lengths", "POST /refused HTTP/1.1\r\n{}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
+    ("a list of lengths", "POST /refused HTTP/1.1\r\n{}Content-Length: 1, 1\r\n\r\nx", 400),
+    ("a length with a sign", "POST /refused HTTP/1.1\r\n{}Content-Length: +2\r\n\r\nxx", 400),
+    ("an encoding that does not end in chunked", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+    ("identity, chunked", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n", 400),
+    ("xchunked", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+    ("a space before the colon", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+    ("a folded line", "GET /refused HTTP/1.1\r\n{}X: y\r\n z\r\n\r\n", 400),
+    ("NUL", "GET /refused HTTP/1.1\r\n{}X: \0\r\n\r\n", 400),
+    ("a bare carriage return", "GET /refused HTTP/1.1\r\n{}X: y\rz\r\n\r\n", 400),
+    ("HTTP/1.0 with an encoding", "POST /refused HTTP/1.0\r\n{}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("bare line feeds", "GET /refused HTTP/1.1\nHost: a\n\n", 400),
+    ("a bare line feed", "GET /refused HTTP/1.1\r\n{}X: y\nZ: z\r\n\r\n", 400),
+    ("a line feed in a chunk extension", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: chunked\r\n\r\n1;a\nx\r\n0\r\n\r\n", 400),
+    ("a bare line feed behind a chunk size", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: chunked\r\n\r\n1\nx\r\n0\r\n\r\n", 400),
+    ("0x1", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n", 400),
+    ("a chunk of many digits", "POST /refused HTTP/1.1\r\n{}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nx\r\n0\r\n\r\n", 400),
+    ("no Host", "GET /refused HTTP/1.1\r\n\r\n", 400),
+    ("two Hosts", "GET /refused HTTP/1.1\r\n{}Host: b\r\n\r\n", 400),
+    ("TRACE", "TRACE /refused HTTP/1.1\r\n{}\r\n", 405),
+    ("CONNECT", "CONNECT refused:80 HTTP/1.1\r\n{}\r\n", 501),
+    ("an expectation", "POST /refused HTTP/1.1\r\n{}Expect: magic\r\nContent-Length: 1\r\n\r\nx", 417),
+    ("raw bytes in the target", "GET /refused/\xc3\xa9 HTTP/1.1\r\n{}\r\n", 400),
+    ("another scheme", "GET ftp://a/refused HTTP/1.1\r\n{}\r\n", 400),
+    ("a long target", "GET /refused/" + "a" * 9000 + " HTTP/1.1\r\n{}\r\n", 414),
+    ("a large head", "GET /refused HTTP/1.1\r\n{}X: " + "a" * 40_000 + "\r\n\r\n", 431),
+    ("too many fields", "GET /refused HTTP/1.1\r\n{}" + "X: y\r\n" * 101 + "\r\n", 431),
+    ("a large body", "POST /refused HTTP/1.1\r\n{}Content-Length: 1048577\r\n\r\n", 413),
+]
+
+SERVED_1 = [
+    ("two equal lengths", "POST /served HTTP/1.1\r\n{}Content-Length: 2\r\nContent-Length: 2\r\n\r\nxx", "POST 2"),
+    ("an encoding in capitals", "POST /served HTTP/1.1\r\n{}Transfer-Encoding: CHUNKED\r\n\r\n02;a=b\r\nxx\r\n0\r\nX: y\r\n\r\n", "POST 2"),
+    ("an absolute target", "GET http://authority.test/served HTTP/1.1\r\n{}\r\n", "GET 0"),
+    ("fields that Connection names", "GET /served HTTP/1.1\r\n{}Connection: X-Secret, Host\r\nX-Secret: 1\r\n\r\n", "GET 0"),
+    ("look-alikes", "POST /served HTTP/1.1\r\n{}Transfer_Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc", "POST 3"),
+    ("dot segments", "GET /x/../served/./dots HTTP/1.1\r\n{}\r\n", "GET 0"),
+    ("HTTP/1.0", "GET /served HTTP/1.0\r\n\r\n", "GET 0"),
+]
+
+
 def check(protocol, what, found, fits):
     global checks
     checks += 1
     if not fits:
         sys.exit(f"{protocol}: {what}: {found}")
+
+
+def ask_http1(request, tls):
+    """All that comes back to these bytes."""
+    connection = socket.create_connection(("127.0.0.1", HTTPS if tls else PLAIN), TIMEOUT)
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = context.wrap_socket(connection)
+    connection.settimeout(TIMEOUT)
+    connection.sendall(request.replace("{}", "Host: a\r\n").encode("latin-1"))
+    answer = b""
+    while not ends(answer):
+        try:
+            more = connection.recv(65536)
+        except (ConnectionError, ssl.SSLError):
+            break
+        if not more:
+            break
+        answer += more
+    connection.close()
+    return answer.decode("latin-1")
+
+
+def ends(answer):
+    """Whether an answer is whole."""
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    head, gap, body = answer.partition(b"\r\n\r\n")
+    length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")]
+    return bool(gap and length) and len(body) >= int(length[0].split()[1])
+
+
+def check_http1():
+    for tls in (False, True):
+        protocol = "HTTP/1 over TLS" if tls else "HTTP/1"
+        for what, request, status in REFUSED_1:
+            found = ask_http1(request, tls)
+            fits = found.startswith(f"HTTP/1.1 {status} ") and "connection: close\r\n" in found
+            check(protocol, what, found, fits or (found.startswith("HTTP/1.1 431 ") and status == 431))
+        for what, request, text in SERVED_1:
+            found = ask_http1(request, tls)
+            check(protocol, what, found, " 200 OK\r\n" in found and found.endswith("\r\n\r\n" + text))
+        expects = ask_http1("POST /served HTTP/1.1\r\n{}Expect: 100-continue\r\nContent-Length: 2\r\n\r\nxx", tls)
+        check(protocol, "100-continue", expects, expects.endswith("POST 2"))
+    garbage = ask_http1("INVALID CONNECTION PREFACE\r\n\r\n", True)
+    check("HTTP/1 over TLS", "garbage", garbage, garbage == "" or garbage.startswith("HTTP/1.1 400 "))
 
 
 class Http2:
@@ -234,6 +326,9 @@ def check_http2():
 async def check_http3():
     async with http3() as client:
         for what, fields, body, expected in SERVED:
+            if what == "HEAD":
+                # aioquic takes the length in its answer for a promise.
+                continue
             found = await client.ask(fields, body)
             check("HTTP/3", what, found, found == expected)
         many = await asyncio.gather(*(client.ask(head("GET", "/served")) for _ in range(300)))
@@ -256,6 +351,7 @@ async def check_http3():
         check("HTTP/3", "afterwards", found, found == (200, b"GET 0"))
 
 
+check_http1()
 check_http2()
 asyncio.run(check_http3())
 print(f"{checks} checks")

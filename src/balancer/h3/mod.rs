@@ -58,7 +58,7 @@ const SEND_WINDOW: u64 = 512 * 1024;
 /// Requests of one connection. A client goes on on another one.
 const REQUESTS_MAX: usize = 10_000;
 
-/// Time for what was sent last.
+/// Time for telling a client that no more requests are served.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A UDP port on which HTTP/3 will be served.
@@ -212,7 +212,7 @@ async fn serve_client(
     };
     drop(turn);
     let client = Client::new(quic.remote_address(), Some(site), Instant::now());
-    let (connection, streams) = Connection::new(quic.clone());
+    let (connection, streams) = Connection::new(quic);
     let mut builder = h3::server::builder();
     builder.max_field_section_size(HEAD_MAX as u64);
     let building = builder.build::<_, Bytes>(connection);
@@ -229,9 +229,8 @@ async fn serve_client(
         is_closing: false,
         asks_no_more: false,
     };
+    // Dropped at its end, it closes the connection.
     Box::pin(conversation.run(phase)).await;
-    // Until the client has seen the end, or does not answer.
-    let _gone = timeout(GOODBYE, quic.closed()).await;
 }
 
 /// A connection and its requests.
