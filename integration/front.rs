@@ -117,22 +117,22 @@ struct Front {
     child: Child,
 }
 
-/// A port that is free in TCP and in UDP.
-fn free_port() -> u16 {
-    loop {
+/// Ports that are free in TCP and in UDP, each another one.
+fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let mut held = Vec::new();
+    while held.len() < COUNT {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
+        held.extend(UdpSocket::bind(("127.0.0.1", port)).map(|socket| (port, listener, socket)));
     }
+    std::array::from_fn(|at| held[at].0)
 }
 
 impl Front {
     fn start(settings: &str) -> Front {
         let folder = Folder::new("front");
         let origin = Origin::start();
-        let (plain, secure, pooler) = (free_port(), free_port(), free_port());
+        let [plain, secure, pooler] = free_ports();
         let node = origin.port;
         let config = folder.write(
             "pgweir.toml",
@@ -243,7 +243,7 @@ fn curl_gets_the_same_over_http_and_https_and_no_redirect() {
     for (arguments, expected) in [
         (&["--http1.1", &http][..], "1.1 200 0 GET 0"),
         (&["--http1.1", &https], "1.1 200 0 GET 0"),
-        (&["--http1.0", &https], "1.1 200 0 GET 0"),
+        (&["--http1.0", &https], "1 200 0 GET 0"),
         (&[&https], "2 200 0 GET 0"),
         (&["--http2-prior-knowledge", &http], "2 200 0 GET 0"),
         (&["-d", "abc", &https], "2 200 0 POST 3"),
@@ -327,7 +327,11 @@ fn clients_that_say_what_they_like_are_refused_and_what_a_node_reads_is_what_is_
         .map(|it| (it.fields["x-request-id"].as_str(), it.body))
         .collect();
     assert_eq!(bodies.len(), parsed.len(), "ids are unique");
-    let reached = |it: &&serde_json::Value| !it["node"].is_null() && it["target"] != "/ping";
+    // A body that says no length is found to be too large when the node has
+    // had a part of it: such a request comes to no end there.
+    let reached = |it: &&serde_json::Value| {
+        !it["node"].is_null() && it["target"] != "/ping" && it["error"] != "body_too_large"
+    };
     let lines = front.access(|lines| lines.iter().filter(reached).count() >= parsed.len());
     let reached: Vec<_> = lines.iter().filter(reached).collect();
     assert_eq!(reached.len(), parsed.len());

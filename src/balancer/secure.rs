@@ -13,7 +13,8 @@ use crate::net::Stream;
 use crate::net::tls::{HandshakeError, Offer};
 
 /// The protocols served over TCP, as TLS names them (ALPN), the best first.
-pub(crate) const PROTOCOLS: [&[u8]; 2] = [HTTP_2, b"http/1.1"];
+/// Who offers none of them is refused (RFC 7301, section 3.2).
+pub(crate) const PROTOCOLS: [&[u8]; 3] = [HTTP_2, b"http/1.1", b"http/1.0"];
 
 const HTTP_2: &[u8] = b"h2";
 
