@@ -218,7 +218,8 @@ fn what_comes_in_clear_behind_the_answer_to_starttls_is_not_believed() {
     let serve = std::thread::spawn(move || {
         let (mut client, _) = directory.accept().expect("a client");
         let mut request = [0; 256];
-        client.read(&mut request).expect("StartTLS");
+        let asked = client.read(&mut request).expect("StartTLS");
+        assert!(asked > 0, "it has left");
         let mut said = b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00".to_vec();
         for id in 1..4 {
             said.extend_from_slice(b"\x30\x0c\x02\x01");
@@ -226,7 +227,8 @@ fn what_comes_in_clear_behind_the_answer_to_starttls_is_not_believed() {
             said.extend_from_slice(b"\x61\x07\x0a\x01\x00\x04\x00\x04\x00");
         }
         client.write_all(&said).expect("room");
-        client.read(&mut request).expect("the beginning of TLS");
+        let begun = client.read(&mut request).expect("the beginning of TLS");
+        assert!(begun > 0, "it has left");
         // As if a directory had agreed to speak in clear.
         client.write_all(&said).ok();
         request[0]
