@@ -40,7 +40,7 @@ acceptance-short: export SECONDS_PER_CHECK ?= 3
 acceptance-short: export PROTO_SECONDS ?= 2
 acceptance-short: export CALLS ?= 5
 acceptance-short: export ATTEMPTS ?= 2
-acceptance-short: export CHECKS ?= 1,2,5,7,8,9,10,11,12,13,14,15,16,17,18,21,31,33,34
+acceptance-short: export CHECKS ?= 1,2,5,7,8,9,10,11,12,13,14,15,16,17,18,21,26,31,33,34
 acceptance-short:
 	@scripts/setup
 	@cargo build --bins

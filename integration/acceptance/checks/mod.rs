@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod balancing;
+mod kept;
 mod lists;
 mod pool;
 mod protocols;
@@ -128,6 +129,11 @@ pub(crate) const TABLE: &[Check] = &[
         number: 21, title: "GET /ping with a sick node",
         threshold: "always pong, sick node out of rotation < 2 s",
         run: |stage| Box::pin(balancing::sick(stage)),
+    },
+    Check {
+        number: 26, title: "GET /long_dummy, a node killed",
+        threshold: "10 RPS: 75 % in < 1 s, none older than 60 s, errors <= 1 %",
+        run: |stage| Box::pin(kept::long_dummy(stage)),
     },
     Check {
         number: 29, title: "db_dummy over 1000 idle clients",
