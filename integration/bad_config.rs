@@ -346,15 +346,17 @@ fn options_of_ldap_are_told_at_the_start_with_file_and_line() {
         ("b.ini", by_setting, "b.ini, line 3"),
     ] {
         let file = folder.write(name, &format!("[pgbouncer]\n{settings}"));
-        let output = run(&[&file]);
-        let message = text(&output);
-        assert_eq!(output.status.code(), Some(1), "{message}");
-        for told in [
-            "invalid LDAP option: \"ldapprefx\"",
-            place,
-            "Did you mean ldapprefix?",
-        ] {
-            assert!(message.contains(told), "{told}: {message}");
+        for way in ways(&file) {
+            let output = run(&way);
+            let message = text(&output);
+            assert_eq!(output.status.code(), Some(1), "{way:?}: {message}");
+            for told in [
+                "invalid LDAP option: \"ldapprefx\"",
+                place,
+                "Did you mean ldapprefix?",
+            ] {
+                assert!(message.contains(told), "{way:?}: {told}: {message}");
+            }
         }
     }
 }

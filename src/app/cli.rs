@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use super::demo;
 use super::life::{self, Start};
+use super::{demo, hba};
 use crate::config::Config;
 
 /// pgweir: a PostgreSQL connection pooler and query gateway, drop-in for
@@ -121,10 +121,18 @@ fn pgweir(arguments: &[OsString]) -> ExitCode {
             ..Start::default()
         }),
         Command::Prepare { config, plan } => prepare(&config, plan),
-        Command::Check { config } => outcome(crate::config::check(&config)),
+        Command::Check { config } => outcome(check(&config)),
         Command::Convert { config } => outcome(crate::config::convert(&config)),
         Command::Demo(options) => demo::run(&options),
     }
+}
+
+/// What a start would complain of, and a report if there is nothing.
+fn check(path: &Path) -> Result<String, String> {
+    let report = crate::config::check(path).map_err(|error| error.to_string())?;
+    let loaded = Config::load(path).map_err(|error| error.to_string())?;
+    hba::check(&loaded).map_err(|fault| fault.to_string())?;
+    Ok(report)
 }
 
 fn prepare(path: &Path, plan: bool) -> ExitCode {
