@@ -130,6 +130,13 @@ fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
 
 impl Front {
     fn start(settings: &str) -> Front {
+        // Another process may take a free port before it does.
+        let mut tries = (0..3).filter_map(|_| Front::launch(settings));
+        tries.next().expect("ports are free long enough")
+    }
+
+    /// None if it has ended.
+    fn launch(settings: &str) -> Option<Front> {
         let folder = Folder::new("front");
         let origin = Origin::start();
         let [plain, secure, pooler] = free_ports();
@@ -153,22 +160,25 @@ impl Front {
             .current_dir(folder.path())
             .stdout(Stdio::null())
             .stderr(log);
-        let front = Front {
+        let mut front = Front {
             plain,
             secure,
             folder,
             origin,
             child: process::spawn(command),
         };
-        eventually("the balancer serves", || {
+        let serves = eventually("the balancer serves", || {
+            if front.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return Ok(false);
+            }
             let url = format!("http://127.0.0.1:{plain}/ping");
             let output = curl(&[&url]).output().expect("curl runs");
             match String::from_utf8_lossy(&output.stdout).as_ref() {
-                "pong" => Ok(()),
+                "pong" => Ok(true),
                 other => Err(format!("{other:?}\n{}", front.read("log"))),
             }
         });
-        front
+        serves.then_some(front)
     }
 
     fn read(&self, file: &str) -> String {
