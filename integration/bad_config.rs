@@ -166,6 +166,14 @@ const MISTAKES: &[Mistake] = &[
         names: "max_statments",
         suggests: "max_statements",
     },
+    Mistake {
+        file: "i.toml",
+        text: "[pgbouncer]\n[balancer]\nhttps_listen = [\"127.0.0.1:8443\"]\n\
+               tls_cert_file = \"a.crt\"\n[balancer.nodes.a]\naddress = \"127.0.0.1:1\"\n",
+        line: 2,
+        names: "tls_key_file",
+        suggests: "Add tls_key_file to [balancer]",
+    },
 ];
 
 fn run(arguments: &[&Path]) -> Output {

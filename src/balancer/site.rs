@@ -79,19 +79,16 @@ impl Certificate {
     /// # Errors
     /// It cannot be had, with the setting that has to change.
     pub(crate) fn find(settings: &config::Balancer) -> io::Result<Certificate> {
-        let files = match (&settings.tls_cert_file, &settings.tls_key_file) {
-            (Some(certificate), Some(key)) => IdentityFiles {
-                certificate: certificate.clone(),
-                key: key.clone(),
-            },
-            (None, None) => {
+        // The configuration has both or none.
+        let named = settings
+            .tls_cert_file
+            .clone()
+            .zip(settings.tls_key_file.clone());
+        let files = match named {
+            Some((certificate, key)) => IdentityFiles { certificate, key },
+            None => {
                 let folder = settings.state_dir.clone().unwrap_or_else(default_state_dir);
                 keep_self_signed(&folder, &settings.domain).map_err(invalid)?
-            }
-            _ => {
-                let problem = "balancer.tls_cert_file and balancer.tls_key_file belong together: \
-                               give both or none";
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
             }
         };
         let seen = look(&files);

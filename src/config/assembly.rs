@@ -298,11 +298,15 @@ fn missing_in_prepare(prepare: &Prepare) -> Option<&'static str> {
 
 fn missing_in_balancer(balancer: &Balancer) -> Option<&'static str> {
     if balancer.listen.is_empty() && balancer.https_listen.is_empty() {
-        Some("listen")
-    } else if balancer.nodes.is_empty() {
-        Some("nodes")
-    } else {
-        None
+        return Some("listen");
+    }
+    if balancer.nodes.is_empty() {
+        return Some("nodes");
+    }
+    match (&balancer.tls_cert_file, &balancer.tls_key_file) {
+        (Some(_), None) => Some("tls_key_file"),
+        (None, Some(_)) => Some("tls_cert_file"),
+        _ => None,
     }
 }
 
