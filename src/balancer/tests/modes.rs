@@ -9,6 +9,11 @@ async fn scene() -> (Node, Node, Running) {
     (a, b, running)
 }
 
+fn set(running: &Running, node: &str, mode: NodeMode) {
+    let is_set = running.observer.set_mode(node, mode);
+    is_set.expect("another node serves");
+}
+
 #[tokio::test]
 async fn a_drained_node_gets_nothing_new_and_finishes_what_it_has() {
     let (a, b, running) = scene().await;
@@ -18,22 +23,13 @@ async fn a_drained_node_gets_nothing_new_and_finishes_what_it_has() {
             b"HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\nslow".to_vec(),
         )
     });
-    running
-        .observer
-        .set_mode("n1", NodeMode::Drain)
-        .expect("a is there");
+    set(&running, "n1", NodeMode::Drain);
     let mut slow = running.client().await;
     slow.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         .await;
     eventually("a has it", || !a.received().is_empty()).await;
-    running
-        .observer
-        .set_mode("n1", NodeMode::Ready)
-        .expect("it may");
-    running
-        .observer
-        .set_mode("n0", NodeMode::Drain)
-        .expect("b is there");
+    set(&running, "n1", NodeMode::Ready);
+    set(&running, "n0", NodeMode::Drain);
     let before = a.received().len();
     for _ in 0..10 {
         assert_eq!(running.get("/").await.text(), "b");
@@ -51,21 +47,12 @@ async fn a_drained_node_gets_nothing_new_and_finishes_what_it_has() {
 async fn what_may_be_sent_elsewhere_leaves_a_node_in_maintenance() {
     let (a, _b, running) = scene().await;
     a.does(|_| Reply::Hang);
-    running
-        .observer
-        .set_mode("n1", NodeMode::Drain)
-        .expect("a is there");
+    set(&running, "n1", NodeMode::Drain);
     let mut client = running.client().await;
     client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     eventually("a has it", || !a.received().is_empty()).await;
-    running
-        .observer
-        .set_mode("n1", NodeMode::Ready)
-        .expect("it may");
-    running
-        .observer
-        .set_mode("n0", NodeMode::Maint)
-        .expect("b is there");
+    set(&running, "n1", NodeMode::Ready);
+    set(&running, "n0", NodeMode::Maint);
     assert_eq!(client.answer().await.text(), "b");
     let rows = running.observer.nodes();
     let states: Vec<_> = rows.iter().map(|row| row.state).collect();
@@ -73,20 +60,14 @@ async fn what_may_be_sent_elsewhere_leaves_a_node_in_maintenance() {
     let checks = a.checks();
     tokio::time::sleep(200 * MS).await;
     assert!(a.checks() <= checks + 1, "one may have been under way");
-    running
-        .observer
-        .set_mode("n0", NodeMode::Ready)
-        .expect("it may");
+    set(&running, "n0", NodeMode::Ready);
     running.until(|it| it.healthy_nodes == 2).await;
 }
 
 #[tokio::test]
 async fn the_last_node_stays() {
     let (_a, _b, running) = scene().await;
-    running
-        .observer
-        .set_mode("n0", NodeMode::Drain)
-        .expect("b is there");
+    set(&running, "n0", NodeMode::Drain);
     for mode in [NodeMode::Drain, NodeMode::Maint] {
         let refused = running.observer.set_mode("n1", mode);
         assert_eq!(refused, Err("n1 is the last node that serves".to_owned()));
