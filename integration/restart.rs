@@ -256,8 +256,15 @@ fn the_pid_file_and_the_socket_file_go_over() {
     restart(&mut pooler);
     for _ in 0..2 {
         restart(&mut pooler);
-        let pid = std::fs::read_to_string(&pid_file).expect("written");
-        assert_eq!(pid, format!("{}\n", pooler.pid()));
+        // The new process writes it once the old one has removed its own.
+        let expected = format!("{}\n", pooler.pid());
+        eventually(
+            "the new process writes the pid file",
+            || match std::fs::read_to_string(&pid_file) {
+                Ok(pid) if pid == expected => Ok(()),
+                found => Err(format!("{found:?} instead of {expected:?}")),
+            },
+        );
         assert!(socket_file(&pooler).exists());
     }
     pooler.signal(Signal::INT);
