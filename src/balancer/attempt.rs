@@ -159,16 +159,22 @@ impl Miss {
     }
 
     fn broken(failed: SendFailed, reused: bool, received: &Received) -> Miss {
-        let SendFailed { error, sent, body } = failed;
-        let progress = match sent {
-            true => Progress::Ambiguous,
-            false => Progress::NotSerialized,
+        let SendFailed {
+            error,
+            sent,
+            not_acknowledged,
+            body,
+        } = failed;
+        let progress = match (sent, not_acknowledged) {
+            (false, _) => Progress::NotSerialized,
+            (true, true) => Progress::NotAcknowledged,
+            (true, false) => Progress::Ambiguous,
         };
         let (failure, event) = match received.refusal() {
             Some(refusal) => (Failure::Refused(refusal), None),
             None if error.is_parse() => (Failure::Nonsense, Some(Event::RequestFailed)),
             // That a kept connection had ended says nothing of the node.
-            None if reused && !sent => (Failure::Broken(progress), None),
+            None if reused && progress.is_undelivered() => (Failure::Broken(progress), None),
             None => (Failure::Broken(progress), Some(Event::RequestFailed)),
         };
         Miss {
