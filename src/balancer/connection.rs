@@ -38,7 +38,10 @@ const FRESH: Duration = Duration::from_millis(10);
 const FAREWELL: Duration = Duration::from_millis(100);
 
 /// How often is looked meanwhile.
-const GLANCE: Duration = Duration::from_millis(5);
+const FAREWELL_GLANCE: Duration = Duration::from_millis(5);
+
+/// How often is looked whether an answer is still to be waited for.
+pub(crate) const GLANCE: Duration = Duration::from_millis(20);
 
 /// Largest answer head in bytes.
 const ANSWER_HEAD_MAX: usize = 64 * 1024;
@@ -50,6 +53,8 @@ pub(crate) struct NodeConnection {
     /// None once the connection is closed.
     driver: Option<Pin<Box<Driver>>>,
     facts: Arc<Facts>,
+    /// For [`NodeConnection::send`].
+    glance: Option<Pin<Box<Sleep>>>,
     /// Since when it lies idle.
     idle_since: Instant,
     /// Whether it has carried a request.
@@ -71,6 +76,15 @@ pub(crate) struct SendFailed {
     pub(crate) not_acknowledged: bool,
     /// The request's body, if it was not given away.
     pub(crate) body: Option<Upload>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum NotSent<T> {
+    /// None came.
+    Failed(SendFailed),
+    /// It is not waited for any more, for this reason.
+    Ended(T),
 }
 
 /// What the socket knows and hyper does not say.
@@ -109,6 +123,7 @@ impl NodeConnection {
             sender,
             driver: Some(Box::pin(driver)),
             facts,
+            glance: None,
             idle_since: Instant::now(),
             used: false,
         })
@@ -170,30 +185,52 @@ impl NodeConnection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the head of its answer. Dropping the
-    /// future leaves the connection unusable.
+    /// Sends a request and waits for the head of its answer. Each [`GLANCE`]
+    /// `look` is asked whether to wait any longer; what it says instead is the
+    /// end. Dropping the future leaves the connection unusable.
     ///
     /// # Errors
     /// No answer came.
-    pub(crate) async fn send(
+    pub(crate) async fn send<T>(
         &mut self,
         request: Request<Upload>,
-    ) -> Result<Response<Incoming>, SendFailed> {
+        mut look: impl FnMut(Instant) -> Option<T>,
+    ) -> Result<Response<Incoming>, NotSent<T>> {
         self.used = true;
         let facts = &self.facts;
         let written_before = facts.written.load(Ordering::Relaxed);
         facts
             .written_before
             .store(written_before, Ordering::Relaxed);
-        let answer = self.sender.try_send_request(request);
-        self.drive_while(answer)
-            .await
-            .map_err(|mut failed| SendFailed {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let answered = std::future::poll_fn(|cx| {
+            self.poll_drive(cx);
+            if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answered));
+            }
+            // It is kept for the next request, and fires early then: moving it
+            // costs more than that.
+            let sleep = || Box::pin(tokio::time::sleep(GLANCE));
+            let glance = self.glance.get_or_insert_with(sleep);
+            loop {
+                ready!(glance.as_mut().poll(cx));
+                let now = Instant::now();
+                if let Some(end) = look(now) {
+                    return Poll::Ready(Err(NotSent::Ended(end)));
+                }
+                glance.as_mut().reset((now + GLANCE).into());
+            }
+        });
+        let answered = answered.await?;
+        let facts = &self.facts;
+        answered.map_err(|mut failed| {
+            NotSent::Failed(SendFailed {
                 body: failed.take_message().map(Request::into_body),
                 error: failed.into_error(),
-                sent: self.facts.written.load(Ordering::Relaxed) > written_before,
-                not_acknowledged: self.facts.not_acknowledged.load(Ordering::Relaxed),
+                sent: facts.written.load(Ordering::Relaxed) > written_before,
+                not_acknowledged: facts.not_acknowledged.load(Ordering::Relaxed),
             })
+        })
     }
 }
 
@@ -228,14 +265,17 @@ impl NodeIo {
                 None => {}
             }
             let now = Instant::now();
-            let (until, sleep) = self
-                .farewell
-                .get_or_insert_with(|| (now + FAREWELL, Box::pin(tokio::time::sleep(GLANCE))));
+            let (until, sleep) = self.farewell.get_or_insert_with(|| {
+                (
+                    now + FAREWELL,
+                    Box::pin(tokio::time::sleep(FAREWELL_GLANCE)),
+                )
+            });
             if now >= *until {
                 return Poll::Ready(());
             }
             ready!(sleep.as_mut().poll(cx));
-            sleep.as_mut().reset((now + GLANCE).into());
+            sleep.as_mut().reset((now + FAREWELL_GLANCE).into());
         }
     }
 
@@ -373,7 +413,7 @@ mod tests {
         drop(node);
         tokio::time::sleep(FRESH).await;
         assert!(!connection.verify().await);
-        let failed = connection.send(post()).await.expect_err("nobody is there");
+        let failed = send(&mut connection).await.expect_err("nobody is there");
         assert!(!failed.sent);
         assert!(matches!(failed.body, Some(Upload::Whole(body)) if body == "poison"));
     }
@@ -385,9 +425,17 @@ mod tests {
             let mut request = [0; 1024];
             node.read(&mut request).await.expect("a request")
         });
-        let failed = connection.send(post()).await.expect_err("no answer");
+        let failed = send(&mut connection).await.expect_err("no answer");
         assert!(failed.sent && failed.body.is_none());
         assert!(read.await.expect("no panic") > 0);
+    }
+
+    async fn send(connection: &mut NodeConnection) -> Result<Response<Incoming>, SendFailed> {
+        let sent = connection.send(post(), |_| None::<()>).await;
+        sent.map_err(|why| match why {
+            NotSent::Failed(failed) => failed,
+            NotSent::Ended(()) => unreachable!("it is waited for"),
+        })
     }
 
     /// Has one request answered, so that the connection is in use.
@@ -398,7 +446,7 @@ mod tests {
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
             node.write_all(answer).await.expect("it is open");
         };
-        let (answered, ()) = tokio::join!(connection.send(post()), answer);
+        let (answered, ()) = tokio::join!(send(connection), answer);
         assert_eq!(answered.expect("an answer").status(), 200);
         assert!(connection.rest(&mut Context::from_waker(Waker::noop())));
     }
@@ -409,7 +457,7 @@ mod tests {
         converse(&mut connection, &mut node).await;
         drop(node);
         // Nobody has looked at the sockets since.
-        let failed = connection.send(post()).await.expect_err("nobody is there");
+        let failed = send(&mut connection).await.expect_err("nobody is there");
         assert!(failed.sent && failed.not_acknowledged);
     }
 
@@ -420,7 +468,7 @@ mod tests {
         SockRef::from(&node)
             .shutdown(Shutdown::Write)
             .expect("open");
-        let failed = connection.send(post()).await.expect_err("no answer");
+        let failed = send(&mut connection).await.expect_err("no answer");
         assert!(failed.sent && !failed.not_acknowledged);
         let mut request = [0; 1024];
         assert!(node.read(&mut request).await.expect("a request") > 0);
@@ -437,7 +485,7 @@ mod tests {
                 .expect("open");
             drop(node);
         };
-        let (failed, ()) = tokio::join!(connection.send(post()), reset);
+        let (failed, ()) = tokio::join!(send(&mut connection), reset);
         let failed = failed.expect_err("no answer");
         assert!(failed.sent && !failed.not_acknowledged);
     }

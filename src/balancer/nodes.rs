@@ -6,7 +6,7 @@
 //! asked for.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ struct Shared {
 struct Member {
     node: Node,
     /// How often the node went down.
-    trips: watch::Sender<u64>,
+    trips: AtomicU64,
     /// When the last check that ended began, and whether it was good.
     checked: watch::Sender<Option<(Instant, bool)>>,
     /// The next check may be due earlier than it was.
@@ -87,7 +87,7 @@ impl Nodes {
     ) -> Nodes {
         let member = |node| Member {
             node,
-            trips: watch::Sender::new(0),
+            trips: AtomicU64::new(0),
             checked: watch::Sender::new(None),
             check_soon: Notify::new(),
         };
@@ -236,9 +236,9 @@ impl Nodes {
         Instant::now() + self.limits.queue_timeout
     }
 
-    /// Changes when the node goes down.
-    pub(crate) fn trips(&self, node: usize) -> watch::Receiver<u64> {
-        self.list[node].trips.subscribe()
+    /// How often the node went down.
+    pub(crate) fn trips(&self, node: usize) -> u64 {
+        self.list[node].trips.load(Ordering::Relaxed)
     }
 
     /// Whether the node is down, or a check that began after `since` is bad.
@@ -379,7 +379,7 @@ impl Nodes {
             State::Suspect | State::Drain => {}
             State::Down | State::Maint => {
                 self.get(node).close_idle(true, Instant::now());
-                self.list[node].trips.send_modify(|count| *count += 1);
+                self.list[node].trips.fetch_add(1, Ordering::Relaxed);
             }
         }
         // Whether one node is up decides how often the others are checked.

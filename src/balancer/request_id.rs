@@ -48,19 +48,25 @@ pub(crate) fn trace(given: Option<&HeaderValue>, id: &HeaderValue) -> Option<Hea
     if let Some(given) = given.filter(|it| is_traceparent(it.as_bytes())) {
         return Some(given.clone());
     }
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    let digits = id.as_bytes().iter().filter(|it| **it != b'-');
-    let mut places = 3..35;
-    for digit in digits {
-        if !digit.is_ascii_digit() && !(b'a'..=b'f').contains(digit) {
-            return None;
-        }
-        text[places.next()?] = *digit;
-    }
     // The request is the first span of its trace.
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    let id: &[u8; 36] = id.as_bytes().try_into().ok()?;
+    if [8, 13, 18, 23].iter().any(|dash| id[*dash] != b'-') {
+        return None;
+    }
+    let parts = [
+        (0..8, 3),
+        (9..13, 11),
+        (14..18, 15),
+        (19..23, 19),
+        (24..36, 23),
+    ];
+    for (part, place) in parts {
+        let length = part.len();
+        text[place..place + length].copy_from_slice(&id[part]);
+    }
     text.copy_within(19..35, 36);
-    let is_whole = places.next().is_none();
-    let is_new = is_whole && is_traceparent(&text);
+    let is_new = is_traceparent(&text);
     is_new
         .then(|| HeaderValue::from_bytes(&text).ok())
         .flatten()
@@ -152,7 +158,7 @@ mod tests {
         ] {
             assert_eq!(trace(Some(&value(odd)), &id), Some(value(own)), "{odd}");
         }
-        for other in ["mine", "01234567", "0123456789ab7005b14f076bdbca43960"] {
+        for other in ["mine", "01234567", "01234567x89ab-7005-b14f-076bdbca4396"] {
             assert_eq!(trace(None, &value(other)), None, "{other}");
         }
     }
