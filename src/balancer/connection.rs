@@ -40,8 +40,9 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// How often is looked meanwhile.
 const FAREWELL_GLANCE: Duration = Duration::from_millis(5);
 
-/// How often is looked whether an answer is still to be waited for.
-pub(crate) const GLANCE: Duration = Duration::from_millis(20);
+/// How often is looked whether an answer is still to be waited for. Deadlines
+/// are kept to this.
+pub(crate) const GLANCE: Duration = Duration::from_millis(100);
 
 /// Largest answer head in bytes.
 const ANSWER_HEAD_MAX: usize = 64 * 1024;
