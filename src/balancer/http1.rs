@@ -1,6 +1,5 @@
 //! HTTP/1 with a client.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -38,8 +37,7 @@ pub(crate) async fn serve<T: Transport>(
 ) {
     let service = service_fn(|request| {
         let request = hyper::Request::map(request, RequestBody::Hyper);
-        let serving = service::serve(Arc::clone(core), Arc::clone(client), request);
-        async { Ok::<_, Infallible>(serving.await) }
+        service::serve(Arc::clone(core), Arc::clone(client), request)
     });
     let io = TokioIo::new(ClientIo::messages(stream, Arc::clone(client), early));
     let mut connection = http1::Builder::new()

@@ -1,5 +1,6 @@
 //! One request, from its head to the head of its answer.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub(crate) async fn serve(
     core: Arc<Core>,
     client: Arc<Client>,
     request: Request<RequestBody>,
-) -> Response<Download> {
+) -> Result<Response<Download>, Infallible> {
     let core = core.latest();
     let odd_bytes = client.begin();
     let (head, body) = request.into_parts();
@@ -42,7 +43,7 @@ pub(crate) async fn serve(
         Some(refusal) => Err(Failure::Refused(refusal)),
         None => ask(&core, &mut exchange, &client, head, body).await,
     };
-    match result {
+    Ok(match result {
         Ok(Reply::Node(answered, deadline)) => {
             pass_on(&core, client, version, exchange, answered, deadline)
         }
@@ -57,7 +58,7 @@ pub(crate) async fn serve(
             offer_alternative(&client, response.headers_mut());
             answer_ourselves(&core, exchange, failure, response)
         }
-    }
+    })
 }
 
 /// Tells who came over TLS about HTTP/3.

@@ -329,7 +329,7 @@ async fn serve_request(
     let request = request.map(|()| RequestBody::Quic(Box::new(body)));
     let response = tokio::select! {
         biased;
-        response = service::serve(core, client, request) => response,
+        Ok(response) = service::serve(core, client, request) => response,
         () = left => return,
     };
     if send(&mut sending, response).await.is_err() {
