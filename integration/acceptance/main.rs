@@ -32,6 +32,9 @@ use stage::Stage;
 const NOT_MADE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
+/// What was made has passed, but not everything could be made here.
+const INCOMPLETE: u8 = 3;
+
 fn main() -> ExitCode {
     if let Some(argument) = std::env::args().nth(1) {
         say(&format!(
@@ -70,12 +73,13 @@ async fn run() -> Result<ExitCode, Problem> {
     if !rows.is_empty() {
         print(&table(&rows));
     }
-    let all_pass = rows.iter().all(|row| row.finding.pass);
-    match ended? {
-        Some(code) => Ok(ExitCode::from(code)),
-        None if all_pass => Ok(ExitCode::SUCCESS),
-        None => Ok(ExitCode::FAILURE),
-    }
+    let findings = || rows.iter().map(|row| &row.finding);
+    Ok(match ended? {
+        Some(code) => ExitCode::from(code),
+        None if findings().any(|it| it.made && !it.pass) => ExitCode::FAILURE,
+        None if findings().any(|it| !it.made) => ExitCode::from(INCOMPLETE),
+        None => ExitCode::SUCCESS,
+    })
 }
 
 /// The checks that were asked for, in the order in which they are made.
@@ -104,7 +108,7 @@ async fn make(
         // Nothing can be found about what is not there any more.
         stage.pgweir.must_run()?;
         for finding in check.make(&mut stage, say).await {
-            let (verdict, part) = (if finding.pass { "ok" } else { "FAILED" }, &finding.part);
+            let (verdict, part) = (finding.verdict(), &finding.part);
             let (number, title) = (check.number, check.title);
             say(&format!(
                 "{number} {title} {part}: {verdict}: {}",

@@ -17,6 +17,10 @@ pub(crate) struct Options {
     pub(crate) proto_measured: Option<Duration>,
     /// Calls of each list, and half as many as sessions are written.
     pub(crate) calls: usize,
+    /// How long the loads of checks 6 and 41 run.
+    pub(crate) soak: Duration,
+    /// How often check 39 kills.
+    pub(crate) kills: usize,
     /// How often a check is made until it passes.
     pub(crate) attempts: usize,
     /// The checks to make; empty is all.
@@ -73,6 +77,16 @@ const TABLE: &[Variable] = &[
         name: "CALLS", values: "1..1000", default: "50",
         meaning: "calls of each list (12 to 14); twice as many sessions are written (15, 16)",
         set: |o, v| put(&mut o.calls, v.parse().ok().filter(|n| (1..=1000).contains(n))),
+    },
+    Variable {
+        name: "SOAK", values: "20..86400", default: "600",
+        meaning: "seconds that the loads of checks 6 and 41 run",
+        set: |o, v| put(&mut o.soak, v.parse().ok().filter(|n| (20..=86_400).contains(n)).map(Duration::from_secs)),
+    },
+    Variable {
+        name: "KILLS", values: "1..10000", default: "100",
+        meaning: "how often check 39 kills a node; check 40 a tenth as often",
+        set: |o, v| put(&mut o.kills, v.parse().ok().filter(|n| (1..=10_000).contains(n))),
     },
     Variable {
         name: "ATTEMPTS", values: "1..10", default: "1",
@@ -149,6 +163,8 @@ impl Options {
             warm_up: None,
             proto_measured: None,
             calls: 0,
+            soak: Duration::ZERO,
+            kills: 0,
             attempts: 0,
             checks: BTreeSet::new(),
             folder: PathBuf::new(),

@@ -1,5 +1,7 @@
 //! What the checks found, as a table.
 
+use std::fmt;
+
 /// The outcome of one check, or of one part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -8,9 +10,26 @@ pub(crate) struct Finding {
     /// What was measured.
     pub(crate) measured: String,
     pub(crate) pass: bool,
+    /// Whether it could be made here at all; what could not does not pass.
+    pub(crate) made: bool,
 }
 
 impl Finding {
+    /// What cannot be found out on this machine, and why.
+    pub(crate) fn not_made(why: impl fmt::Display) -> Vec<Finding> {
+        let made = false;
+        let finding = Finding::part("", false, format!("not made: {why}"));
+        vec![Finding { made, ..finding }]
+    }
+
+    pub(crate) fn verdict(&self) -> &'static str {
+        match (self.made, self.pass) {
+            (false, _) => "NOT MADE",
+            (true, true) => "yes",
+            (true, false) => "NO",
+        }
+    }
+
     /// The finding of a check without parts.
     pub(crate) fn whole(pass: bool, measured: impl Into<String>) -> Vec<Finding> {
         vec![Finding::part("", pass, measured)]
@@ -25,6 +44,7 @@ impl Finding {
             part: part.into(),
             measured: measured.into(),
             pass,
+            made: true,
         }
     }
 }
@@ -45,7 +65,6 @@ impl Row {
             "" => self.title.to_owned(),
             part => format!("{}: {part}", self.title),
         };
-        let verdict = if finding.pass { "yes" } else { "NO" };
         [
             self.number.to_string(),
             what,
@@ -57,7 +76,7 @@ impl Row {
                 .next()
                 .unwrap_or_default()
                 .to_owned(),
-            verdict.to_owned(),
+            finding.verdict().to_owned(),
         ]
     }
 }

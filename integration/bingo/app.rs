@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::db::Cluster;
 use crate::faults::Faults;
+use crate::ledger::Ledger;
 use crate::limiter::Limiter;
 use crate::log::Log;
 
@@ -19,6 +20,7 @@ pub(crate) struct App {
     pub(crate) limiter: Limiter,
     pub(crate) faults: Arc<Faults>,
     pub(crate) log: Arc<Log>,
+    pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
     pub(crate) hostname: String,
     /// How long a request may take.

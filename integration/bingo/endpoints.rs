@@ -41,6 +41,8 @@ pub(crate) enum Problem {
     /// The process is sick.
     Sick,
     Db(DbError),
+    /// What would be done cannot be noted.
+    Ledger(std::io::Error),
 }
 
 impl From<DbError> for Problem {
@@ -71,6 +73,10 @@ impl Problem {
             Problem::BadRequest(why) => (StatusCode::BAD_REQUEST, why.clone()),
             Problem::NotFound => (StatusCode::NOT_FOUND, "not found".into()),
             Problem::Sick => (StatusCode::INTERNAL_SERVER_ERROR, "I feel bad".into()),
+            Problem::Ledger(error) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("the ledger: {error}"),
+            ),
             Problem::Db(_) => (StatusCode::INTERNAL_SERVER_ERROR, "database error".into()),
         }
     }

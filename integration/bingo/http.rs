@@ -145,11 +145,15 @@ async fn pass(app: &App, request: Request<Incoming>, number: u64) -> Response<Fu
         Ok(found) => found,
         Err(astray) => return lead_back(&astray),
     };
+    let method = request.method().clone();
     let work = async {
         let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
         let body = body
             .map_err(|error| Problem::BadRequest(error.to_string()))?
             .to_bytes();
+        app.ledger
+            .note(&method, &path, &body)
+            .map_err(Problem::Ledger)?;
         endpoints::answer(
             app,
             &Asked {

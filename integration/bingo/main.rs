@@ -18,6 +18,7 @@ mod generator;
 mod http;
 mod identity;
 mod json;
+mod ledger;
 mod limiter;
 mod log;
 mod migrate;

@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::faults::{self, Faults, Outcome};
 use crate::http;
 use crate::identity;
+use crate::ledger::Ledger;
 use crate::limiter::{self, Limiter, Refills};
 use crate::log::{self, Log};
 use crate::startup::{self, Call};
@@ -72,6 +73,8 @@ async fn start(
 ) -> Result<Arc<App>, Failure> {
     log.info(log::CREATE_CORE, &[]);
     log.info(log::INIT_CORE, &[]);
+    let ledger = Ledger::open(switches.ledger.as_deref())
+        .map_err(|e| Failure::Error(format!("the ledger: {e}")))?;
     let cluster = connect(switches, config, log.clone()).await?;
     for _ in 0..switches.dbleak {
         tokio::spawn(hold_transaction(cluster.clone()));
@@ -94,6 +97,7 @@ async fn start(
         limiter: Limiter::new(switches.rps),
         faults,
         log: log.clone(),
+        ledger,
         clock: switches.clock,
         hostname: switches.hostname.clone().unwrap_or_else(machine_name),
         budget: switches.budget,

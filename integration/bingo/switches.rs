@@ -26,6 +26,8 @@ pub(crate) struct Switches {
     pub(crate) allow_root: bool,
     /// None is the machine's.
     pub(crate) hostname: Option<String>,
+    /// None notes nothing.
+    pub(crate) ledger: Option<PathBuf>,
     pub(crate) startup_url: String,
     pub(crate) startup_timeout: Duration,
     pub(crate) sizes: Sizes,
@@ -107,6 +109,7 @@ impl Switches {
             port: None,
             allow_root: false,
             hostname: None,
+            ledger: None,
             startup_url: String::new(),
             startup_timeout: Duration::ZERO,
             sizes: generator::SCALES[0].1,
@@ -193,6 +196,13 @@ const TABLE: &[Switch] = &[
         default: "",
         meaning: "the host name in the answers, so that two nodes on one machine differ; unset: the machine's",
         set: |s, v| put(&mut s.hostname, given(v, |v| Ok(v.into()))),
+    },
+    Switch {
+        name: "LEDGER",
+        values: "a path",
+        default: "",
+        meaning: "a file that gets a line for each POST and DELETE before it is done, and may be shared by nodes; unset: none",
+        set: |s, v| put(&mut s.ledger, given(v, |v| Ok(v.into()))),
     },
     Switch {
         name: "STARTUP_URL",

@@ -90,7 +90,7 @@ async fn budget_ends(stage: &mut Stage, abandon: &'static str) -> Result<Finding
     ]
     .into();
     let node = Node::start(spec).await?;
-    let site = Site::new(node.port());
+    let site = node.site();
     let ask = Ask::of(Endpoint::Sessions);
     let (given_up, slow) = tokio::join!(call(&site, &ask, TIMEOUT), slow_query(&watcher));
     let (gone, slow) = (Instant::now(), slow?);

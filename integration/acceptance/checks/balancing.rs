@@ -1,28 +1,17 @@
-//! Two nodes behind one address: 1, 2, 5 and 21.
+//! Two nodes behind one address: 1, 5 and 21.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
-use crate::judge::{Summary, is_unavoidable, lowest_rate, shares};
-use crate::load::{Endpoint, MIXED, Outcome, Sample, drive};
+use super::faults::ROTATION;
+use crate::judge::{Summary, shares};
+use crate::load::{Endpoint, MIXED, Outcome, drive};
 use crate::problem::Problem;
 use crate::report::Finding;
-use crate::stage::{DATABASE, Load, Stage, TIMEOUT, added};
-
-/// Over how long the served rate is taken.
-const WINDOW: Duration = Duration::from_secs(5);
-
-/// What has to be served even with one node.
-const RATE_OF_ONE: f64 = 60.0;
-
-/// How long a killed node stays away: a sixth of the load, within this.
-const DOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-
-/// A sick node may get requests for so long.
-const ROTATION: Duration = Duration::from_secs(2);
+use crate::stage::{Stage, TIMEOUT};
 
 /// Check 1.
 pub(crate) async fn two_nodes(stage: &mut Stage) -> Result<Vec<Finding>, Problem> {
@@ -40,88 +29,6 @@ pub(crate) async fn peak(stage: &mut Stage) -> Result<Vec<Finding>, Problem> {
     let summary = Summary::of(load.measured());
     let measured = format!("{summary}; {} shed", summary.shed);
     Ok(Finding::whole(summary.errors_within(1), measured))
-}
-
-/// Check 2: each node at each rate.
-pub(crate) async fn kill(stage: &mut Stage) -> Result<Vec<Finding>, Problem> {
-    let mut findings = Vec::new();
-    for rate in [60, 120] {
-        for node in 0..stage.nodes().len() {
-            findings.push(kill_one(stage, node, rate).await?);
-        }
-    }
-    let session = stage.postgres.session(DATABASE).await?;
-    let (rows, requests) = added(&session).await?;
-    let measured = format!("{rows} rows by {requests} requests");
-    findings.push(Finding::part(
-        "no POST done twice",
-        rows == requests,
-        measured,
-    ));
-    Ok(findings)
-}
-
-async fn kill_one(stage: &mut Stage, node: usize, rate: u32) -> Result<Finding, Problem> {
-    let asks = stage.scribe.mix(MIXED, stage.count(rate));
-    let watch = stage.watch().await?;
-    let at = stage.span.warm_up + stage.span.measured / 3;
-    let down = (stage.span.measured / 6).clamp(DOWN.0, DOWN.1);
-    let begun = Instant::now();
-    let victim = &stage.nodes()[node];
-    let name = victim.name().to_owned();
-    let killing = async {
-        sleep_until(begun + at).await;
-        victim.kill(down);
-        begun.elapsed()
-    };
-    let (samples, killed) = tokio::join!(drive(&stage.site, asks, rate, TIMEOUT), killing);
-    let load = stage.settle(&watch, samples).await?;
-    stage.both_serve().await?;
-    let mut finding = judge_kill(&load, rate, killed);
-    finding.part = format!("{name} at {rate} RPS");
-    finding.measured += &format!("; down {:.1} s", down.as_secs_f64());
-    finding.measured += &match comeback(&load.samples, &name, killed) {
-        Some(after) => format!(", back after {:.1} s", after.as_secs_f64()),
-        None => ", not back in this load".to_owned(),
-    };
-    Ok(finding)
-}
-
-/// At 60 RPS nothing may fail, at more than one node can do the excess may be
-/// shed. POSTs that the killed node had are excused, up to one in a hundred.
-fn judge_kill(load: &Load, rate: u32, killed: Duration) -> Finding {
-    let samples = load.measured();
-    let summary = Summary::of(samples);
-    let excused = |sample: &Sample| is_unavoidable(sample, killed);
-    let lost = samples.iter().filter(|it| excused(it)).count();
-    let shed = if f64::from(rate) > RATE_OF_ONE {
-        summary.shed
-    } else {
-        0
-    };
-    let lowest = lowest_rate(samples, rate, WINDOW, |it| it.is_served() || excused(it));
-    let pass =
-        summary.error_count() == lost + shed && lost * 100 <= summary.sent && lowest >= RATE_OF_ONE;
-    let mut measured = format!("{summary}; lowest {lowest:.1} RPS; {}", load.origin);
-    for (count, kind) in [
-        (shed, "shed"),
-        (lost, "POST at the node when it was killed"),
-    ] {
-        if count > 0 {
-            measured += &format!("; {count} {kind}");
-        }
-    }
-    Finding::part("", pass, measured)
-}
-
-/// When the node answered again: the first answer of its after it was away.
-fn comeback(samples: &[Sample], name: &str, killed: Duration) -> Option<Duration> {
-    let back = samples.iter().find(|sample| {
-        let by = sample.signature.as_ref().map(|it| it.hostname.as_str());
-        // What was sent just before it died may have been answered.
-        sample.at > killed + Duration::from_millis(100) && by == Some(name)
-    });
-    Some(back?.at - killed)
 }
 
 /// Check 21: each node in turn.

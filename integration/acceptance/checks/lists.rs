@@ -15,7 +15,7 @@ use crate::stage::{DATABASE, Stage};
 const BUDGET: Duration = Duration::from_secs(20);
 
 /// And is given a little longer to say so.
-const TIMEOUT: Duration = Duration::from_secs(25);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// What a list holds at most.
 const LIMIT: i64 = 100_000;

@@ -1,14 +1,13 @@
 //! Seeding row by row, directly and through the pooler: 32.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
 
-use crate::problem::{During, Problem};
+use crate::problem::Problem;
 use crate::report::Finding;
-use crate::stage::{Fingerprint, POOLED_DATABASES, Process, Spec, Stage, fingerprint};
+use crate::stage::{Fingerprint, POOLED_DATABASES, Process, Relay, Spec, Stage, fingerprint, here};
 
 /// How much longer it may take through the pooler, in percent.
 const SLOWER_MAX: f64 = 15.0;
@@ -27,11 +26,11 @@ pub(crate) async fn slowdown(stage: &mut Stage) -> Result<Vec<Finding>, Problem>
     };
     let direct_port = stage.postgres.port;
     let pooler_port = stage.pgweir.plan.pooler_port;
-    let relay = Relay::open(direct_port).await?;
+    let relay = Relay::open(Ipv4Addr::LOCALHOST, direct_port).await?;
     let (mut direct, mut relayed, mut pooled) = (Vec::new(), Vec::new(), Vec::new());
     for database in POOLED_DATABASES {
         direct.push(seed(stage, "bingo_direct", direct_port, scale).await?);
-        relayed.push(seed(stage, "bingo_direct", relay.port, scale).await?);
+        relayed.push(seed(stage, "bingo_direct", relay.address.port(), scale).await?);
         pooled.push(seed(stage, database, pooler_port, scale).await?);
     }
     let mut finding = judge(&direct, &relayed, &pooled);
@@ -70,41 +69,6 @@ fn fastest(all: &[Seeded]) -> f64 {
     times.min().unwrap_or_default().as_secs_f64()
 }
 
-/// Copies bytes between its own port and another, and does nothing else.
-struct Relay {
-    port: u16,
-    task: JoinHandle<()>,
-}
-
-impl Relay {
-    async fn open(to: u16) -> Result<Relay, Problem> {
-        const WHAT: &str = "opening a relay";
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.during(WHAT)?;
-        let port = listener.local_addr().during(WHAT)?.port();
-        let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(Relay::copy(client, to));
-            }
-        });
-        Ok(Relay { port, task })
-    }
-
-    /// One connection; how it ends is its two ends' business.
-    async fn copy(mut client: TcpStream, to: u16) -> std::io::Result<()> {
-        let mut server = TcpStream::connect(("127.0.0.1", to)).await?;
-        client.set_nodelay(true)?;
-        server.set_nodelay(true)?;
-        tokio::io::copy_bidirectional(&mut client, &mut server).await?;
-        Ok(())
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// Seeds a new database by `prepare_db` over a port, and drops it.
 async fn seed(stage: &Stage, database: &str, port: u16, scale: &str) -> Result<Seeded, Problem> {
     stage.postgres.drop_database(database).await?;
@@ -124,10 +88,7 @@ async fn prepare_db(stage: &Stage, database: &str, port: u16, scale: &str) -> Re
     let account = stage.shop.account;
     account.make_folder(&folder)?;
     let config = folder.join("config.yaml");
-    account.write(
-        &config,
-        &Spec::config("seed@acceptance.example", port, database),
-    )?;
+    account.write(&config, &Spec::config(here(port), database))?;
     let mut command = account.command(&stage.shop.bingo, "KILL");
     command
         .arg("prepare_db")

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::load::{Outcome, Sample};
+use crate::load::{Endpoint, Outcome, Sample};
 
 /// How far the time in an answer may be from ours, in seconds.
 const SKEW_MAX: f64 = 2.0;
@@ -23,6 +23,10 @@ pub(crate) struct Origin {
     skew: f64,
     /// Answers that had a time.
     signed: usize,
+    /// Answers that the balancer says it had kept, where it must not keep any.
+    kept: usize,
+    /// Answers that sent the client elsewhere.
+    pub(crate) redirects: usize,
 }
 
 impl Origin {
@@ -42,6 +46,9 @@ impl Origin {
             if is_unknown(&sample.outcome) {
                 *origin.unknown.entry(pattern.into()).or_default() += 1;
             }
+            let may_be_kept = sample.endpoint == Endpoint::LongDummy;
+            origin.kept += usize::from(sample.is_kept() && !may_be_kept);
+            origin.redirects += usize::from(matches!(sample.outcome, Outcome::Status(300..400)));
             if let Some(signature) = &sample.signature {
                 origin.signed += 1;
                 origin.skew = origin.skew.max(signature.skew.abs());
@@ -67,11 +74,13 @@ impl Origin {
         }
         self.retries += other.retries;
         self.signed += other.signed;
+        self.kept += other.kept;
+        self.redirects += other.redirects;
         self.skew = self.skew.max(other.skew);
     }
 
     /// Every request was counted once, but for retries and for those whose
-    /// fate is unknown; and no time in an answer is old.
+    /// fate is unknown; no answer is said to be kept, and no time in one is old.
     pub(crate) fn is_uncached(&self) -> bool {
         let spare = usize::try_from(self.retries).unwrap_or(usize::MAX);
         let fits = |(pattern, sent): (&String, &usize)| {
@@ -79,7 +88,10 @@ impl Origin {
             let counted = self.counted.get(pattern).copied().unwrap_or_default();
             (sent - unknown..=sent.saturating_add(spare)).contains(&counted)
         };
-        !self.sent.is_empty() && self.sent.iter().all(fits) && self.skew <= SKEW_MAX
+        !self.sent.is_empty()
+            && self.sent.iter().all(fits)
+            && self.kept == 0
+            && self.skew <= SKEW_MAX
     }
 }
 
@@ -98,6 +110,9 @@ impl fmt::Display for Origin {
             if counted != *sent {
                 write!(f, ", {pattern} {counted} of {sent}")?;
             }
+        }
+        if self.kept > 0 {
+            write!(f, ", {} KEPT by the balancer", self.kept)?;
         }
         if self.retries > 0 {
             write!(f, ", {} retries", self.retries)?;
@@ -151,10 +166,23 @@ mod tests {
         let mut late = sample(0, 1, Outcome::Status(200));
         late.signature = Some(Signature {
             hostname: "node1".into(),
+            pid: 7,
             skew: -2.5,
         });
         let counts = BTreeMap::from([("/operation".to_owned(), 1)]);
         assert!(!Origin::of(&[late], &counts, 0).is_uncached());
+    }
+
+    #[test]
+    fn an_answer_that_was_kept_is_cached() {
+        let mut kept = sample(0, 1, Outcome::Status(200));
+        let hit = "pgweir; hit; ttl=12".parse().expect("a value");
+        kept.headers.insert("cache-status", hit);
+        let counts = BTreeMap::from([("/operation".to_owned(), 1)]);
+        assert!(!Origin::of(&[kept.clone()], &counts, 0).is_uncached());
+        let miss = "pgweir; fwd=bypass".parse().expect("a value");
+        kept.headers.insert("cache-status", miss);
+        assert!(Origin::of(&[kept], &counts, 0).is_uncached());
     }
 
     #[test]

@@ -50,6 +50,7 @@ mod tests {
         let mut one = sample(0, 1, Outcome::Status(200));
         one.signature = Some(Signature {
             hostname: node.into(),
+            pid: 7,
             skew: 0.0,
         });
         vec![one; count]

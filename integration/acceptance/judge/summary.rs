@@ -136,6 +136,7 @@ pub(super) mod tests {
             late: Duration::ZERO,
             latency: Duration::from_millis(latency),
             outcome,
+            headers: hyper::HeaderMap::new(),
             signature: None,
             body: Bytes::new(),
         }

@@ -10,7 +10,9 @@ use crate::dice::Dice;
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Endpoint {
+    Index,
     Ping,
+    Config,
     Operation,
     DbDummy,
     LongDummy,
@@ -56,11 +58,24 @@ pub(crate) const MIXED: &[(Endpoint, i64)] = &[
     (Endpoint::AddSession, 5),
 ];
 
+/// The same with a third of writes, deletions among them.
+pub(crate) const WRITING: &[(Endpoint, i64)] = &[
+    (Endpoint::Operation, 20),
+    (Endpoint::DbDummy, 20),
+    (Endpoint::Movie, 20),
+    (Endpoint::Customer, 15),
+    (Endpoint::Session, 10),
+    (Endpoint::AddSession, 10),
+    (Endpoint::DeleteSession, 5),
+];
+
 impl Endpoint {
     /// The path, ids folded to `{id}`.
     pub(crate) fn pattern(self) -> &'static str {
         match self {
+            Endpoint::Index => "/",
             Endpoint::Ping => "/ping",
+            Endpoint::Config => "/config",
             Endpoint::Operation => "/operation",
             Endpoint::DbDummy => "/db_dummy",
             Endpoint::LongDummy => "/long_dummy",
@@ -70,6 +85,30 @@ impl Endpoint {
             Endpoint::Customer => "/api/customer/{id}",
             Endpoint::Sessions | Endpoint::AddSession => "/api/session",
             Endpoint::Session | Endpoint::DeleteSession => "/api/session/{id}",
+            Endpoint::Other => "other",
+        }
+    }
+
+    /// Whether a request changes something.
+    pub(crate) fn writes(self) -> bool {
+        self.method() != Method::GET
+    }
+
+    /// Its route in the sample configuration.
+    pub(crate) fn route(self) -> &'static str {
+        match self {
+            Endpoint::Index => "index",
+            Endpoint::Ping => "ping",
+            Endpoint::Config => "config",
+            Endpoint::Operation => "operation",
+            Endpoint::DbDummy => "db_dummy",
+            Endpoint::LongDummy => "long_dummy",
+            Endpoint::Movies => "movies",
+            Endpoint::Movie => "movie",
+            Endpoint::Customers => "customers",
+            Endpoint::Customer => "customer",
+            Endpoint::Sessions | Endpoint::AddSession => "sessions",
+            Endpoint::Session | Endpoint::DeleteSession => "session",
             Endpoint::Other => "other",
         }
     }
@@ -112,12 +151,17 @@ impl Ask {
         }
     }
 
-    /// A request with a harmless number.
-    pub(crate) fn operation() -> Ask {
+    /// A request with a number, harmless below 3 << 32.
+    pub(crate) fn operation(number: i64) -> Ask {
         Ask {
-            body: json!({ "operation": 0 }).to_string(),
+            body: json!({ "operation": number }).to_string(),
             ..Ask::of(Endpoint::Operation)
         }
+    }
+
+    /// The line that a node writes into its ledger when it does this.
+    pub(crate) fn entry(&self) -> String {
+        format!("{} {} {}", self.method, self.path, self.body)
     }
 
     /// A session to add.
@@ -131,12 +175,16 @@ impl Ask {
 }
 
 /// Makes requests with random ids over the whole range.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Scribe {
     pub(crate) facts: Facts,
     dice: Dice,
     /// Sessions made so far; each has a start time of its own.
     added: i64,
+    /// Operations so far; each has a number of its own.
+    operations: u32,
+    /// Sessions that are there to be deleted.
+    pub(crate) doomed: Vec<i64>,
 }
 
 /// Sessions of this program start at this time or later, those of the seed
@@ -149,34 +197,54 @@ impl Scribe {
             facts,
             dice: Dice::new(seed),
             added: 0,
+            operations: 0,
+            doomed: Vec::new(),
         }
     }
 
     /// One request to an endpoint.
     pub(crate) fn ask(&mut self, endpoint: Endpoint) -> Ask {
         match endpoint {
-            Endpoint::Operation => Ask::operation(),
+            Endpoint::Operation => self.operate(),
             Endpoint::Movie => Ask::by_id(endpoint, self.dice.within(1..=self.facts.movies)),
             Endpoint::Customer => Ask::by_id(endpoint, self.dice.within(1..=self.facts.customers)),
             Endpoint::Session => Ask::by_id(endpoint, self.whole_session()),
             Endpoint::AddSession => self.add(),
+            Endpoint::DeleteSession => match self.doomed.pop() {
+                Some(id) => Ask::by_id(endpoint, id),
+                None => self.add(),
+            },
             _ => Ask::of(endpoint),
         }
     }
 
+    /// A random time below a bound.
+    pub(crate) fn moment(&mut self, below: std::time::Duration) -> std::time::Duration {
+        let below = i64::try_from(below.as_millis()).unwrap_or(i64::MAX);
+        let chosen = self.dice.within(0..=below).unsigned_abs();
+        std::time::Duration::from_millis(chosen)
+    }
+
+    /// One of so many things, by its index.
+    pub(crate) fn pick(&mut self, of: usize) -> usize {
+        let last = i64::try_from(of).unwrap_or(i64::MAX) - 1;
+        usize::try_from(self.dice.within(0..=last.max(0))).unwrap_or_default()
+    }
+
     /// Requests by their shares.
     pub(crate) fn mix(&mut self, shares: &[(Endpoint, i64)], count: usize) -> Vec<Ask> {
+        (0..count).map(|_| self.one_of(shares)).collect()
+    }
+
+    /// A request by its share.
+    pub(crate) fn one_of(&mut self, shares: &[(Endpoint, i64)]) -> Ask {
         let sum = shares.iter().map(|(_, share)| share).sum();
-        let mut pick = || {
-            let mut left = self.dice.within(1..=sum);
-            let chosen = shares.iter().find(|(_, share)| {
-                left -= share;
-                left <= 0
-            });
-            chosen.expect("the shares add up to their sum").0
-        };
-        let endpoints: Vec<_> = (0..count).map(|_| pick()).collect();
-        endpoints.into_iter().map(|it| self.ask(it)).collect()
+        let mut left = self.dice.within(1..=sum);
+        let chosen = shares.iter().find(|(_, share)| {
+            left -= share;
+            left <= 0
+        });
+        self.ask(chosen.expect("the shares add up to their sum").0)
     }
 
     fn whole_session(&mut self) -> i64 {
@@ -186,6 +254,11 @@ impl Scribe {
                 return id;
             }
         }
+    }
+
+    fn operate(&mut self) -> Ask {
+        self.operations = self.operations.wrapping_add(1);
+        Ask::operation(self.operations.into())
     }
 
     fn add(&mut self) -> Ask {
@@ -245,6 +318,20 @@ mod tests {
                 serde_json::from_str(&scribe.ask(Endpoint::AddSession).body).expect("JSON");
             assert!(bodies.insert(body["start_time"].to_string()));
         }
+    }
+
+    #[test]
+    fn operations_differ_and_are_harmless() {
+        let mut scribe = scribe();
+        scribe.operations = u32::MAX - 1;
+        let mut number = || {
+            let body = scribe.ask(Endpoint::Operation).body;
+            let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            body["operation"].as_i64().expect("a number")
+        };
+        let numbers = [number(), number(), number()];
+        assert_eq!(numbers, [i64::from(u32::MAX), 0, 1]);
+        assert!(numbers.iter().all(|number| number >> 32 == 0));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Signature {
     pub(crate) hostname: String,
+    pub(crate) pid: u32,
     /// In seconds, positive if it is ahead.
     pub(crate) skew: f64,
 }
@@ -41,11 +43,25 @@ pub(crate) struct Sample {
     /// From that moment to the end of the answer.
     pub(crate) latency: Duration,
     pub(crate) outcome: Outcome,
+    pub(crate) headers: HeaderMap,
     pub(crate) signature: Option<Signature>,
     pub(crate) body: Bytes,
 }
 
 impl Sample {
+    /// Whether the balancer had the answer already (RFC 9211).
+    pub(crate) fn is_kept(&self) -> bool {
+        let said = self.headers.get("cache-status");
+        let said = said.and_then(|value| value.to_str().ok());
+        said.is_some_and(|value| value.split(';').any(|word| word.trim() == "hit"))
+    }
+
+    /// Who signed it.
+    pub(crate) fn is_by(&self, hostname: &str) -> bool {
+        let by = self.signature.as_ref();
+        by.is_some_and(|it| it.hostname == hostname)
+    }
+
     /// Neither transport failure nor timeout nor a status of 400 or above.
     pub(crate) fn is_served(&self) -> bool {
         matches!(self.outcome, Outcome::Status(..400))
@@ -55,10 +71,11 @@ impl Sample {
 /// Answers that are longer are not kept in samples.
 const KEPT_BODY: usize = 4096;
 
-/// Sends a request each `1/rate` seconds. The samples are in that order.
+/// Sends a request each `1/rate` seconds, as long as there are any. The samples
+/// are in that order.
 pub(crate) async fn drive(
     site: &Arc<Site>,
-    asks: Vec<Ask>,
+    asks: impl IntoIterator<Item = Ask>,
     rate: u32,
     timeout: Duration,
 ) -> Vec<Sample> {
@@ -71,11 +88,11 @@ pub(crate) async fn drive(
         running.spawn(async move {
             let due = begun + at;
             let late = due.elapsed();
-            let (outcome, body) = perform(&site, &ask, timeout).await;
+            let answer = perform(&site, &ask, timeout).await;
             Sample {
                 at,
                 late,
-                ..sample(&ask, due.elapsed(), outcome, body)
+                ..sample(&ask, due.elapsed(), answer)
             }
         });
     }
@@ -87,27 +104,39 @@ pub(crate) async fn drive(
 /// Sends one request and waits for its answer, whatever its length.
 pub(crate) async fn call(site: &Site, ask: &Ask, timeout: Duration) -> (Sample, Bytes) {
     let begun = Instant::now();
-    let (outcome, body) = perform(site, ask, timeout).await;
-    let sample = sample(ask, begun.elapsed(), outcome, body.clone());
-    (sample, body)
+    let answer = perform(site, ask, timeout).await;
+    let body = answer.1.clone();
+    (sample(ask, begun.elapsed(), answer), body)
 }
 
-async fn perform(site: &Site, ask: &Ask, timeout: Duration) -> (Outcome, Bytes) {
+/// What became of a request, its body and its fields.
+type Answer = (Outcome, Bytes, HeaderMap);
+
+async fn perform(site: &Site, ask: &Ask, timeout: Duration) -> Answer {
+    let nothing = |outcome| (outcome, Bytes::new(), HeaderMap::new());
     match tokio::time::timeout(timeout, site.send(ask)).await {
-        Ok(Ok(Reply { status, body })) => (Outcome::Status(status), body),
-        Ok(Err(fault)) => (Outcome::Transport(fault.to_string()), Bytes::new()),
-        Err(_) => (Outcome::Timeout, Bytes::new()),
+        Ok(Ok(reply)) => {
+            let Reply {
+                status,
+                headers,
+                body,
+            } = reply;
+            (Outcome::Status(status.as_u16()), body, headers)
+        }
+        Ok(Err(fault)) => nothing(Outcome::Transport(fault.to_string())),
+        Err(_) => nothing(Outcome::Timeout),
     }
 }
 
 /// A request that was sent when it was due.
-fn sample(ask: &Ask, latency: Duration, outcome: Outcome, body: Bytes) -> Sample {
+fn sample(ask: &Ask, latency: Duration, (outcome, body, headers): Answer) -> Sample {
     Sample {
         endpoint: ask.endpoint,
         at: Duration::ZERO,
         late: Duration::ZERO,
         latency,
         outcome,
+        headers,
         signature: signature(&body, Timestamp::now()),
         body: if body.len() > KEPT_BODY {
             Bytes::new()
@@ -122,15 +151,21 @@ fn signature(body: &[u8], now: Timestamp) -> Option<Signature> {
     #[derive(Deserialize)]
     struct Signed {
         hostname: String,
+        pid: u32,
         time: String,
     }
     if body.len() > KEPT_BODY {
         return None;
     }
-    let Signed { hostname, time } = serde_json::from_slice(body).ok()?;
+    let Signed {
+        hostname,
+        pid,
+        time,
+    } = serde_json::from_slice(body).ok()?;
     let time: Timestamp = time.parse().ok()?;
     Some(Signature {
         hostname,
+        pid,
         skew: time.duration_since(now).as_secs_f64(),
     })
 }

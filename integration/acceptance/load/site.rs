@@ -1,37 +1,42 @@
 //! One address and the connections to it.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper::header::CONTENT_TYPE;
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use tokio::net::TcpStream;
 
 use super::ask::Ask;
+use super::http1::Browsers;
+use super::http2::Tabs;
+use super::http3::Quic;
+use super::protocol::{Protocol, Trust};
 use crate::problem::chain;
 
-/// Kept connections that are idle at any time: a population of browsers, each
-/// of which comes back after a while over the connection it has.
-const POPULATION: usize = 32;
-
-/// A server and who visits it. Requests go out over the connection that has
-/// been idle longest, so that all of them are used in turn.
+/// A server and who visits it.
 #[derive(Debug)]
 pub(crate) struct Site {
     address: SocketAddr,
-    idle: Mutex<VecDeque<SendRequest<Full<Bytes>>>>,
+    /// The scheme and the authority of its URLs.
+    origin: String,
+    visitors: Visitors,
+}
+
+/// Connections, by how requests share them.
+#[derive(Debug)]
+enum Visitors {
+    Http1(Browsers),
+    Http2(Box<Tabs>),
+    Http3(Box<Quic>),
 }
 
 /// An answer that came to its end.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    pub(crate) status: u16,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -40,80 +45,86 @@ pub(crate) struct Reply {
 pub(crate) enum Fault {
     Connect(std::io::Error),
     /// The connection broke, or what came was not HTTP.
-    Broken(hyper::Error),
+    Broken(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Fault {
+    pub(super) fn connect(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
+        Fault::Connect(std::io::Error::other(error))
+    }
+
+    pub(super) fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
+        Fault::Broken(error.into())
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Connect(error) => write!(f, "connect: {error}"),
-            Fault::Broken(error) => f.write_str(&chain(error)),
+            Fault::Connect(error) => write!(f, "connect: {}", chain(error)),
+            Fault::Broken(error) => f.write_str(&chain(error.as_ref())),
         }
     }
 }
 
 impl Site {
-    /// A site on this machine.
+    /// A site on this machine, in clear.
     pub(crate) fn new(port: u16) -> Site {
+        Site::at(([127, 0, 0, 1], port).into())
+    }
+
+    /// A site in clear.
+    pub(crate) fn at(address: SocketAddr) -> Site {
+        Site {
+            address,
+            origin: format!("http://{address}"),
+            visitors: Visitors::Http1(Browsers::new(None)),
+        }
+    }
+
+    /// A site on this machine that shows a certificate. The protocol is an
+    /// encrypted one.
+    pub(crate) fn secure(port: u16, protocol: Protocol, trust: &Trust) -> Site {
+        let visitors = match protocol {
+            Protocol::Plain | Protocol::Tls => Visitors::Http1(Browsers::new(Some(trust))),
+            Protocol::Http2 => Visitors::Http2(Box::new(Tabs::new(trust))),
+            Protocol::Http3 => Visitors::Http3(Box::new(Quic::new(trust))),
+        };
         Site {
             address: ([127, 0, 0, 1], port).into(),
-            idle: Mutex::default(),
+            origin: format!("https://{}:{port}", trust.domain),
+            visitors,
         }
     }
 
     /// Sends a request and reads all of the answer.
     pub(crate) async fn send(&self, ask: &Ask) -> Result<Reply, Fault> {
-        let mut connection = match self.kept() {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
-        let response = connection.send_request(self.request(ask)).await;
-        let response = response.map_err(Fault::Broken)?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await;
-        let body = body.map_err(Fault::Broken)?.to_bytes();
-        if connection.ready().await.is_ok() {
-            self.lock().push_back(connection);
-        }
-        Ok(Reply { status, body })
-    }
-
-    /// The connection that was idle longest, if there are enough.
-    fn kept(&self) -> Option<SendRequest<Full<Bytes>>> {
-        let mut idle = self.lock();
-        idle.retain(|connection| !connection.is_closed());
-        match idle.len() {
-            0..POPULATION => None,
-            _ => idle.pop_front(),
+        let body = Bytes::from(ask.body.clone());
+        let request = self.request(ask);
+        match &self.visitors {
+            Visitors::Http1(it) => it.send(self.address, request, body).await,
+            // What these keep meanwhile is large.
+            Visitors::Http2(it) => Box::pin(it.send(self.address, request, body)).await,
+            Visitors::Http3(it) => Box::pin(it.send(self.address, request, body)).await,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<SendRequest<Full<Bytes>>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Fault> {
-        let stream = TcpStream::connect(self.address).await;
-        let stream = stream.map_err(Fault::Connect)?;
-        stream.set_nodelay(true).map_err(Fault::Connect)?;
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = shaken.map_err(Fault::Broken)?;
-        // Its end shows in the sender.
-        tokio::spawn(connection);
-        Ok(sender)
-    }
-
-    fn request(&self, ask: &Ask) -> Request<Full<Bytes>> {
+    fn request(&self, ask: &Ask) -> Request<()> {
         let mut request = Request::builder()
             .method(ask.method.clone())
-            .uri(&ask.path)
-            .header(HOST, self.address.to_string());
+            .uri(format!("{}{}", self.origin, ask.path));
         if ask.method == Method::POST {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        let body = Full::new(Bytes::from(ask.body.clone()));
         request
-            .body(body)
+            .body(())
             .expect("paths are made of plain words and numbers")
     }
+}
+
+/// A TCP connection that does not wait for more to send.
+pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Fault> {
+    let stream = TcpStream::connect(address).await.map_err(Fault::Connect)?;
+    stream.set_nodelay(true).map_err(Fault::Connect)?;
+    Ok(stream)
 }

@@ -72,7 +72,25 @@ impl Account {
     /// A command under this account that gets `death` when this program dies.
     /// Its environment is empty but for PATH.
     pub(crate) fn command(&self, program: &Path, death: &str) -> Command {
-        let mut command = Command::new("setpriv");
+        self.command_in(None, program, death)
+    }
+
+    /// The same in another network.
+    pub(crate) fn command_in(
+        &self,
+        namespace: Option<Namespace>,
+        program: &Path,
+        death: &str,
+    ) -> Command {
+        const SETPRIV: &str = "setpriv";
+        let mut command = match namespace {
+            None => Command::new(SETPRIV),
+            Some(namespace) => {
+                let mut command = namespace.enter();
+                command.arg(SETPRIV);
+                command
+            }
+        };
         command.args(["--pdeathsig", death]);
         if let Some((user, group)) = self.other {
             let (user, group) = (user.to_string(), group.to_string());
@@ -86,6 +104,23 @@ impl Account {
             .env("PATH", path)
             .stdin(Stdio::null())
             .process_group(0);
+        command
+    }
+}
+
+/// The network of a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Namespace(u32);
+
+impl Namespace {
+    pub(super) fn of(process: u32) -> Namespace {
+        Namespace(process)
+    }
+
+    /// A command that is still to be told what to run there.
+    pub(super) fn enter(self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/proc/{}/ns/net", self.0), "--"]);
         command
     }
 }
@@ -158,6 +193,29 @@ impl Process {
     pub(crate) fn signal(&self, signal: Signal) {
         // Gone already is as good.
         let _ = kill_process(self.pid(), signal);
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its resident bytes; 0 if it is gone.
+    pub(crate) fn memory(&self) -> u64 {
+        const KIB: u64 = 1024;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let words = resident.and_then(|it| it.split_whitespace().next());
+        words
+            .and_then(|it| it.parse::<u64>().ok())
+            .unwrap_or_default()
+            * KIB
+    }
+
+    /// How many files and sockets it has open; 0 if it is gone.
+    pub(crate) fn descriptors(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
+        open.map_or(0, |open| open.count() as u64)
     }
 
     fn pid(&self) -> Pid {

@@ -117,6 +117,19 @@ pub(crate) async fn added(session: &Client) -> Result<(i64, i64), Problem> {
     Ok((row.get(0), row.get(1)))
 }
 
+/// Adds so many sessions; their ids.
+pub(crate) async fn add_some(session: &Client, count: usize) -> Result<Vec<i64>, Problem> {
+    let sql = format!(
+        "INSERT INTO sessions (start_time, customer_id, movie_id)
+        SELECT '{OURS_SINCE}'::timestamp + interval '10 years'
+            + interval '1 ms' * (extract(epoch FROM now())::bigint % 1000000 * 1000 + n), 1, 1
+        FROM generate_series(1, $1::bigint) n RETURNING id"
+    );
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let rows = session.query(&sql, &[&count]).await.during(&sql)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Removes them; how many there were.
 pub(crate) async fn remove_added(session: &Client) -> Result<u64, Problem> {
     let sql = format!("DELETE FROM sessions WHERE start_time >= '{OURS_SINCE}'");

@@ -4,27 +4,33 @@
 mod child;
 mod data;
 mod journal;
+mod link;
 mod metrics;
 mod node;
 mod pgweir;
 mod ports;
 mod postgres;
+mod relay;
 mod shop;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::judge::Origin;
-use crate::load::{Ask, Endpoint, Sample, Scribe, Site, call, drive, fold};
+use crate::load::{Ask, Endpoint, Protocol, Sample, Scribe, Site, call, drive, fold};
 use crate::options::{Options, Span};
-use crate::problem::Problem;
+use crate::problem::{During, Problem};
 
 pub(crate) use child::Process;
 pub(crate) use data::{Fingerprint, added, fingerprint, remove_added};
-pub(crate) use node::{Node, Spec};
-pub(crate) use pgweir::{Pgweir, Plan, Seeding};
+pub(crate) use link::Link;
+pub(crate) use metrics::Scrape;
+pub(crate) use node::{EMAIL, Node, Spec, WATCH, here};
+pub(crate) use pgweir::{DOMAIN, Pgweir, Plan, Seeding};
 pub(crate) use postgres::{Postgres, USER, connect, login};
+pub(crate) use relay::Relay;
 pub(crate) use shop::Shop;
 
 /// The database of the two nodes.
@@ -72,6 +78,7 @@ pub(crate) struct Stage {
 #[derive(Debug)]
 pub(crate) struct Watch {
     positions: Vec<u64>,
+    ledger: u64,
     retries: u64,
 }
 
@@ -128,8 +135,9 @@ impl Stage {
             shop,
         };
         say("starting two nodes");
-        for (name, port) in balancing.nodes {
-            let spec = stage.spec(&name, port, DATABASE);
+        stage.shop.account.write(&stage.ledger(), "")?;
+        for (name, address) in balancing.nodes {
+            let spec = stage.spec(&name, address.port(), DATABASE);
             stage.nodes.push(Node::start(spec).await?);
         }
         stage.both_serve().await?;
@@ -143,11 +151,34 @@ impl Stage {
             account: self.shop.account,
             program: self.shop.bingo.clone(),
             folder: self.shop.run.join(name),
-            port,
-            pooler_port: self.pgweir.plan.pooler_port,
+            address: here(port),
+            namespace: None,
+            pooler: here(self.pgweir.plan.pooler_port),
             database: database.to_owned(),
+            ledger: self.ledger(),
             switches: BTreeMap::new(),
         }
+    }
+
+    /// Where nodes note what they are about to do.
+    fn ledger(&self) -> PathBuf {
+        self.shop.run.join("ledger")
+    }
+
+    /// What was noted there since then.
+    pub(crate) fn noted(&self, watch: &Watch) -> Result<String, Problem> {
+        let path = self.ledger();
+        let text = std::fs::read(&path).during(path.display())?;
+        let from = usize::try_from(watch.ledger).unwrap_or(usize::MAX);
+        let text = text.get(from..).unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// Adds so many sessions that loads may delete.
+    pub(crate) async fn doom(&mut self, count: usize) -> Result<(), Problem> {
+        let session = self.postgres.session(DATABASE).await?;
+        self.scribe.doomed = data::add_some(&session, count).await?;
+        Ok(())
     }
 
     /// The two nodes behind the balancer.
@@ -170,6 +201,59 @@ impl Stage {
         self.both_serve().await
     }
 
+    /// Starts one node anew.
+    pub(crate) async fn restart_node(&mut self, node: usize, spec: Spec) -> Result<(), Problem> {
+        let names = self
+            .nodes
+            .iter()
+            .map(|it| (it.name().to_owned(), it.address()));
+        let mut places: Vec<_> = names.collect();
+        places[node].1 = spec.address;
+        drop(self.nodes.remove(node));
+        self.nodes.insert(node, Node::start(spec).await?);
+        self.pgweir.move_nodes(&self.shop.account, places)?;
+        self.both_serve().await
+    }
+
+    /// Puts the last node into the network behind a link; what it has to be
+    /// started with to be as before, and what has to live until then.
+    pub(crate) async fn move_away(&mut self, link: &Link) -> Result<(Spec, Relay), Problem> {
+        let last = self.nodes.len() - 1;
+        let home = self.nodes[last].spec().clone();
+        // The pooler listens here only.
+        let relay = Relay::open(link.near, home.pooler.port()).await?;
+        let away = Spec {
+            address: (link.far, home.address.port()).into(),
+            namespace: Some(link.namespace()),
+            pooler: relay.address,
+            ..home.clone()
+        };
+        self.restart_node(last, away).await?;
+        Ok((home, relay))
+    }
+
+    /// Puts it back.
+    pub(crate) async fn move_back(&mut self, home: (Spec, Relay)) -> Result<(), Problem> {
+        let last = self.nodes.len() - 1;
+        self.restart_node(last, home.0).await
+    }
+
+    /// The balancer by a protocol, with nobody there yet.
+    pub(crate) fn visit(&self, protocol: Protocol) -> Result<Arc<Site>, Problem> {
+        let plan = &self.pgweir.plan;
+        let balancing = plan.balancer.as_ref();
+        let balancing = balancing.ok_or_else(|| Problem::new("there is no balancer"))?;
+        Ok(Arc::new(match protocol {
+            Protocol::Plain => Site::new(balancing.port),
+            _ => Site::secure(balancing.https_port, protocol, &plan.trust()?),
+        }))
+    }
+
+    /// What the metrics port says now.
+    pub(crate) async fn scrape(&self) -> Result<Scrape, Problem> {
+        Scrape::take(&self.metrics).await
+    }
+
     /// Waits until the balancer sends requests to both nodes.
     pub(crate) async fn both_serve(&mut self) -> Result<(), Problem> {
         const IN_A_ROW: usize = 20;
@@ -177,7 +261,7 @@ impl Stage {
         loop {
             let mut good = Vec::new();
             for _ in 0..IN_A_ROW {
-                let (sample, _) = call(&self.site, &Ask::operation(), TIMEOUT).await;
+                let (sample, _) = call(&self.site, &Ask::operation(0), TIMEOUT).await;
                 if sample.is_served() {
                     good.push(sample);
                 }
@@ -223,8 +307,20 @@ impl Stage {
                 .iter()
                 .map(|it| it.journal().position())
                 .collect(),
-            retries: metrics::retries(&self.metrics).await?,
+            ledger: std::fs::metadata(self.ledger()).map_or(0, |it| it.len()),
+            retries: self.scrape().await?.retries(),
         })
+    }
+
+    /// How often the nodes have answered on a path since then, ids folded.
+    pub(crate) fn counted(&self, watch: &Watch) -> Result<BTreeMap<String, usize>, Problem> {
+        let mut counted = BTreeMap::new();
+        for (node, position) in self.nodes.iter().zip(&watch.positions) {
+            for request in node.journal().since(*position)? {
+                *counted.entry(fold(&request.path).to_owned()).or_default() += 1;
+            }
+        }
+        Ok(counted)
     }
 
     /// Compares what was sent since then with what the nodes counted.
@@ -234,13 +330,8 @@ impl Stage {
         samples: Vec<Sample>,
     ) -> Result<Load, Problem> {
         self.pgweir.must_run()?;
-        let mut counted = BTreeMap::new();
-        for (node, position) in self.nodes.iter().zip(&watch.positions) {
-            for request in node.journal().since(*position)? {
-                *counted.entry(fold(&request.path).to_owned()).or_default() += 1;
-            }
-        }
-        let retries = metrics::retries(&self.metrics).await? - watch.retries;
+        let counted = self.counted(watch)?;
+        let retries = self.scrape().await?.retries() - watch.retries;
         let origin = Origin::of(&samples, &counted, retries);
         self.origin.add(&origin);
         Ok(Load {

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use super::child::{Account, Process};
 use super::postgres::{PASSWORD, USER, connect};
+use crate::load::Trust;
 use crate::problem::{During, Problem};
 
 const SAMPLE: &str = include_str!("../../../config/pgweir.toml");
@@ -47,9 +48,13 @@ pub(crate) struct Seeding {
 #[derive(Debug, Clone)]
 pub(crate) struct Balancing {
     pub(crate) port: u16,
-    /// Names and ports.
-    pub(crate) nodes: Vec<(String, u16)>,
+    pub(crate) https_port: u16,
+    /// Names and addresses.
+    pub(crate) nodes: Vec<(String, SocketAddr)>,
 }
+
+/// The domain of the certificate.
+pub(crate) const DOMAIN: &str = "acceptance.example";
 
 /// A running instance.
 #[derive(Debug)]
@@ -63,8 +68,8 @@ impl Pgweir {
     /// first, see [`Pgweir::serves`].
     pub(crate) fn start(account: &Account, program: &Path, plan: Plan) -> Result<Pgweir, Problem> {
         account.make_folder(&plan.folder)?;
-        let config = plan.folder.join("pgweir.toml");
         account.write(&plan.folder.join("userlist.txt"), &user_list())?;
+        let config = plan.config();
         account.write(&config, &toml(&plan)?)?;
         let mut command = account.command(program, "KILL");
         command.arg("run").arg(&config).current_dir(&plan.folder);
@@ -92,9 +97,45 @@ impl Pgweir {
         Ok(())
     }
 
+    /// Has it read its configuration again, with nodes at these addresses.
+    /// When it has done so shows in who gets requests.
+    pub(crate) fn move_nodes(
+        &mut self,
+        account: &Account,
+        nodes: Vec<(String, SocketAddr)>,
+    ) -> Result<(), Problem> {
+        if let Some(balancing) = &mut self.plan.balancer {
+            balancing.nodes = nodes;
+        }
+        account.write(&self.plan.config(), &toml(&self.plan)?)?;
+        self.process.signal(Signal::HUP);
+        Ok(())
+    }
+
+    /// Resident bytes, and files and sockets that are open.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        (self.process.memory(), self.process.descriptors())
+    }
+
     /// Fails if it has ended.
     pub(crate) fn must_run(&mut self) -> Result<(), Problem> {
         self.process.must_run()
+    }
+}
+
+impl Plan {
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.join("pgweir.toml")
+    }
+
+    /// What it keeps of its own.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// What clients have to trust: the balancer makes its certificate itself.
+    pub(crate) fn trust(&self) -> Result<Trust, Problem> {
+        Trust::read(DOMAIN, &self.state().join("self-signed.crt"))
     }
 }
 
@@ -120,7 +161,11 @@ fn toml(plan: &Plan) -> Result<String, Problem> {
     all.insert("databases".into(), databases(plan).into());
     put_prepare(section(&mut all, "prepare")?, plan);
     match &plan.balancer {
-        Some(balancing) => put_balancer(section(&mut all, "balancer")?, balancing)?,
+        Some(balancing) => {
+            let balancer = section(&mut all, "balancer")?;
+            set(balancer, "state_dir", text(&plan.state()));
+            put_balancer(balancer, balancing)?;
+        }
         None => drop(all.remove("balancer")),
     }
     toml::to_string(&all).during("writing pgweir.toml")
@@ -181,15 +226,14 @@ fn put_prepare(prepare: &mut Table, plan: &Plan) {
 fn put_balancer(balancer: &mut Table, balancing: &Balancing) -> Result<(), Problem> {
     let listen = format!("127.0.0.1:{}", balancing.port);
     set(balancer, "listen", vec![listen]);
+    let listen = format!("127.0.0.1:{}", balancing.https_port);
+    set(balancer, "https_listen", vec![listen]);
+    set(balancer, "domain", vec![DOMAIN]);
     let nodes = section(balancer, "nodes")?;
     nodes.clear();
-    for (name, port) in &balancing.nodes {
+    for (name, address) in &balancing.nodes {
         let mut node = Table::new();
-        set(
-            &mut node,
-            "address",
-            SocketAddr::from(([127, 0, 0, 1], *port)).to_string(),
-        );
+        set(&mut node, "address", address.to_string());
         set(nodes, name, node);
     }
     Ok(())
@@ -220,7 +264,8 @@ mod tests {
             },
             balancer: Some(Balancing {
                 port: 4,
-                nodes: vec![("node1".into(), 5)],
+                https_port: 6,
+                nodes: vec![("node1".into(), ([127, 0, 0, 1], 5).into())],
             }),
         }
     }

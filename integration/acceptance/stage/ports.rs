@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 
 use crate::dice::Dice;
@@ -50,8 +50,11 @@ impl Ports {
     }
 }
 
-/// Nobody listens on it, in either family.
+/// Nobody has it, in either family, over TCP or UDP.
 fn is_free(port: u16) -> bool {
+    if UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_err() {
+        return false;
+    }
     let free = |address: SocketAddr| match TcpListener::bind(address) {
         Ok(_) => true,
         // Where there is no IPv6, nobody listens on it.

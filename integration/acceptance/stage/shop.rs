@@ -7,7 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::child::Account;
 use super::data::Fingerprint;
-use super::node::Spec;
+use super::node::{Spec, here};
 use super::pgweir::{Balancing, Plan, Seeding};
 use super::ports::Ports;
 use super::{DATABASE, POOLED_DATABASES, SLOW_DATABASE};
@@ -84,9 +84,14 @@ impl Shop {
     /// Two nodes behind one address.
     pub(super) fn balancing(&mut self, options: &Options) -> Result<Balancing, Problem> {
         let port = self.ports.port(options.balancer_port)?;
-        let mut node = |name: &str| Ok((name.to_owned(), self.ports.port(0)?));
+        let https_port = self.ports.port(0)?;
+        let mut node = |name: &str| Ok((name.to_owned(), here(self.ports.port(0)?)));
         let nodes = vec![node("node1")?, node("node2")?];
-        Ok(Balancing { port, nodes })
+        Ok(Balancing {
+            port,
+            https_port,
+            nodes,
+        })
     }
 
     /// The instance in front of everything.
@@ -122,7 +127,7 @@ impl Shop {
     ) -> Result<Seeding, Problem> {
         let folder = self.run.join(name);
         self.account.make_folder(&folder)?;
-        let config = Spec::config("seed@acceptance.example", postgres_port, database);
+        let config = Spec::config(here(postgres_port), database);
         self.account.write(&folder.join("config.yaml"), &config)?;
         Ok(Seeding {
             database: database.to_owned(),
