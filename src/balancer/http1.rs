@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use super::body::RequestBody;
 use super::client::{Client, ClientIo, Transport};
 use super::core::Core;
-use super::drive::{End, drive};
+use super::drive::{End, Farewell, drive};
 use super::framing::HEAD_MAX;
 use super::server::Phase;
 use super::service;
@@ -39,7 +40,14 @@ pub(crate) async fn serve<T: Transport>(
     let service = service_fn(|request| {
         let request = hyper::Request::map(request, RequestBody::Hyper);
         let serving = service::serve(Arc::clone(core), Arc::clone(client), request);
-        async { Ok::<_, Infallible>(serving.await) }
+        async {
+            let mut response = serving.await;
+            if client.is_seen_off() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let io = TokioIo::new(ClientIo::messages(stream, Arc::clone(client), early));
     let mut connection = http1::Builder::new()
@@ -47,7 +55,8 @@ pub(crate) async fn serve<T: Transport>(
         .max_header_size(HEAD_MAX)
         .max_buf_size(BUFFER_MAX)
         .serve_connection(io, service);
-    let end = drive(&mut connection, client, core.patience, &core.metrics, phase).await;
+    let manner = (core.patience, Farewell::WithAnAnswer);
+    let end = drive(&mut connection, client, manner, &core.metrics, phase).await;
     let is_unreadable = matches!(&end, End::Failed(error) if error.is_parse());
     if is_unreadable || matches!(end, End::HeadTimeout) {
         core.metrics.unread().inc();

@@ -19,9 +19,9 @@ mod store;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::Method;
 use hyper::header::{AGE, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RANGE};
 use hyper::http::request::Parts;
+use hyper::{Method, Uri};
 use tokio::sync::{Notify, watch};
 
 pub(crate) use self::rule::{Key, Rule};
@@ -155,6 +155,26 @@ impl Cache {
         self.warmed.subscribe()
     }
 
+    /// Every answer that is kept: when it was asked for, its age then, its life.
+    pub(crate) fn kept(&self) -> Vec<(Uri, Arc<Stored>, Instant, (Duration, Duration))> {
+        self.store().kept()
+    }
+
+    /// Takes an answer over that another process kept.
+    pub(crate) fn restore(
+        &self,
+        rule: Rule,
+        target: &Uri,
+        stored: Arc<Stored>,
+        sent: Instant,
+        times: (Duration, Duration),
+    ) {
+        let moments = (sent, Instant::now());
+        let key = rule.key(target);
+        self.store().restore(rule, &key, stored, moments, times);
+        self.changed();
+    }
+
     /// Target, bytes, age, and whether it is being fetched, of every answer.
     pub(crate) fn list(&self) -> Vec<(String, usize, Duration, bool)> {
         self.store().list(Instant::now())
@@ -189,7 +209,7 @@ impl Cache {
 pub(crate) async fn ask(
     core: &Arc<Core>,
     rule: Rule,
-    target: &hyper::Uri,
+    target: &Uri,
     deadline: Instant,
 ) -> Result<Option<Served>, Failure> {
     let key = rule.key(target);
