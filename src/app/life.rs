@@ -206,7 +206,10 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     }
     let old = match start.reboot {
         true => {
-            tracing::warn!("Online restart is deprecated, use so_reuseport instead");
+            if !start.whole {
+                // PgBouncer's words; its way hands over less.
+                tracing::warn!("Online restart is deprecated, use so_reuseport instead");
+            }
             takeover::enter(&config)?
         }
         false => None,

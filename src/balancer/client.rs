@@ -154,7 +154,7 @@ impl Client {
         self.inner().dismissed = Some(Dismissed { since, kindly });
     }
 
-    /// The next answer is to say that it is the last.
+    /// The next answer is to say that it is the last, as HTTP/1 has it.
     pub(crate) fn see_off(&self) {
         self.is_seen_off.store(true, Ordering::Relaxed);
     }

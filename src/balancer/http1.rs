@@ -1,12 +1,10 @@
 //! HTTP/1 with a client.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -39,15 +37,7 @@ pub(crate) async fn serve<T: Transport>(
 ) {
     let service = service_fn(|request| {
         let request = hyper::Request::map(request, RequestBody::Hyper);
-        let serving = service::serve(Arc::clone(core), Arc::clone(client), request);
-        async {
-            let mut response = serving.await;
-            if client.is_seen_off() {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-            Ok::<_, Infallible>(response)
-        }
+        service::serve(Arc::clone(core), Arc::clone(client), request)
     });
     let io = TokioIo::new(ClientIo::messages(stream, Arc::clone(client), early));
     let mut connection = http1::Builder::new()

@@ -408,7 +408,7 @@ async fn serve_request(
     let request = request.map(|()| RequestBody::Quic(Box::new(body)));
     let response = tokio::select! {
         biased;
-        response = service::serve(core, client, request) => response,
+        Ok(response) = service::serve(core, client, request) => response,
         () = &mut left => return,
     };
     match send(&mut sending, response).await {
