@@ -4,26 +4,33 @@
 use crate::drivers::{python, script, succeeded};
 use crate::harness::process::{self, Folder};
 use crate::harness::{DEADLINE, becomes, eventually};
+use crate::service_manager::passing;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A request as the origin parsed it: its line, its fields, its body's length.
 #[derive(Debug, Clone)]
-struct Parsed {
+pub(crate) struct Parsed {
     line: String,
     fields: BTreeMap<String, String>,
     body: usize,
 }
+
+/// How long /slow takes.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Length of the body of `/large`: more than the sockets on the way hold.
 const LARGE: usize = 16 * 1024 * 1024;
 
 /// An application that answers with the method and the length of the body, and
 /// notes all it parses, except checks.
-struct Origin {
+pub(crate) struct Origin {
     port: u16,
     ledger: Arc<Mutex<Vec<Parsed>>>,
 }
@@ -41,6 +48,11 @@ impl Origin {
             }
         });
         Origin { port, ledger }
+    }
+
+    /// How many requests it has parsed.
+    pub(crate) fn count(&self) -> usize {
+        self.ledger.lock().expect("no panic").len()
     }
 
     fn parsed(&self) -> Vec<Parsed> {
@@ -74,6 +86,9 @@ fn serve(stream: TcpStream, noted: &Mutex<Vec<Parsed>>) -> Option<()> {
             }
         };
         let method = line.split(' ').next().unwrap_or_default().to_owned();
+        if line.contains(" /slow ") {
+            std::thread::sleep(SLOW);
+        }
         let text = match line.split(' ').nth(1) {
             Some("/ping") => "pong".to_owned(),
             Some("/large") => "x".repeat(LARGE),
@@ -113,16 +128,18 @@ fn read_chunks(reader: &mut impl BufRead) -> Option<usize> {
 }
 
 /// pgweir with a balancer that serves plain HTTP and HTTPS.
-struct Front {
-    plain: u16,
-    secure: u16,
-    folder: Folder,
-    origin: Origin,
-    child: Child,
+pub(crate) struct Front {
+    pub(crate) plain: u16,
+    pub(crate) secure: u16,
+    pub(crate) pooler: u16,
+    pub(crate) folder: Folder,
+    pub(crate) origin: Origin,
+    pub(crate) child: Child,
+    sockets: Vec<OwnedFd>,
 }
 
 /// Ports that are free in TCP and in UDP, each another one.
-fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
     let mut held = Vec::new();
     while held.len() < COUNT {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -133,23 +150,31 @@ fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
 }
 
 impl Front {
-    fn start(settings: &str) -> Front {
+    pub(crate) fn start(settings: &str) -> Front {
         // Another process may take a free port before it does.
-        let mut tries = (0..3).filter_map(|_| Front::launch(settings));
+        let mut tries = (0..3).filter_map(|_| Front::launch(settings, false));
+        tries.next().expect("ports are free long enough")
+    }
+
+    /// With sockets that systemd has opened, and this process keeps open: they
+    /// could not be opened once more.
+    fn start_with_sockets() -> Front {
+        let mut tries = (0..3).filter_map(|_| Front::launch("", true));
         tries.next().expect("ports are free long enough")
     }
 
     /// None if it has ended.
-    fn launch(settings: &str) -> Option<Front> {
+    fn launch(settings: &str, by_systemd: bool) -> Option<Front> {
         let folder = Folder::new("front");
         let origin = Origin::start();
         let [plain, secure, pooler] = free_ports();
         let node = origin.port;
+        let here = folder.path().display().to_string();
         let config = folder.write(
             "pgweir.toml",
             &format!(
                 "[pgbouncer]\nlisten_addr = \"127.0.0.1\"\nlisten_port = {pooler}\n\
-                 unix_socket_dir = \"\"\nauth_type = \"trust\"\n\
+                 unix_socket_dir = \"{here}\"\nauth_type = \"trust\"\n\
                  [metrics]\nlisten = \"\"\n\
                  [balancer]\nlisten = [\"127.0.0.1:{plain}\"]\n\
                  https_listen = [\"127.0.0.1:{secure}\"]\nstate_dir = \"state\"\n\
@@ -157,20 +182,37 @@ impl Front {
                  {settings}\n[balancer.nodes.a]\naddress = \"127.0.0.1:{node}\"\n"
             ),
         );
-        let mut command = process::server_command(process::program(), "KILL");
-        let log = std::fs::File::create(folder.path().join("log")).expect("the folder is ours");
-        command
-            .args(["run".as_ref(), config.as_os_str()])
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .stderr(log);
+        if settings.contains("shown.crt") {
+            show(&folder, "a");
+        }
+        let config = config.display().to_string();
+        let mut command = Front::command(&folder, process::program(), &["run", &config]);
+        let mut sockets: Vec<OwnedFd> = Vec::new();
+        if by_systemd {
+            for port in [plain, secure] {
+                sockets.push(TcpListener::bind(("127.0.0.1", port)).ok()?.into());
+            }
+            sockets.push(UdpSocket::bind(("127.0.0.1", secure)).ok()?.into());
+            for socket in &sockets {
+                rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty()).expect("open");
+            }
+            let script = passing(&sockets, "pgweir.socket:https:quic");
+            let program = process::program().display().to_string();
+            let words = ["-c", &script, &program, "run", &config];
+            command = Front::command(&folder, "bash".as_ref(), &words);
+        }
         let mut front = Front {
             plain,
             secure,
+            pooler,
             folder,
             origin,
             child: process::spawn(command),
+            sockets,
         };
+        for socket in &front.sockets {
+            rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).expect("open");
+        }
         let serves = eventually("the balancer serves", || {
             if front.child.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return Ok(false);
@@ -185,12 +227,73 @@ impl Front {
         serves.then_some(front)
     }
 
-    fn read(&self, file: &str) -> String {
+    /// A program with these arguments; what it says is added to `log`.
+    fn command(folder: &Folder, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = process::server_command(program, "KILL");
+        let log = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(folder.path().join("log"))
+            .expect("the folder is ours");
+        command
+            .args(arguments)
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(log);
+        command
+    }
+
+    /// Another process takes over; answers the one before it, which may still
+    /// have clients.
+    pub(crate) fn upgrade(&mut self) -> Child {
+        let ups = |front: &Front| front.read("log").matches("process up").count();
+        let before = ups(self);
+        let next = process::spawn(self.next());
+        let old = std::mem::replace(&mut self.child, next);
+        eventually("the next process is up", || match ups(self) {
+            now if now > before => Ok(()),
+            _ => Err(self.read("log")),
+        });
+        old
+    }
+
+    /// The process that takes over.
+    pub(crate) fn next(&self) -> Command {
+        let config = self.folder.path().join("pgweir.toml");
+        let arguments = ["run", "-R", &config.display().to_string()];
+        Front::command(&self.folder, process::program(), &arguments)
+    }
+
+    /// What psql shows of this command, as a process of the same user.
+    pub(crate) fn console(&self, command: &str) -> String {
+        let mut psql = process::server_command("psql".as_ref(), "KILL");
+        psql.args(["-X", "-A", "-t", "-h"]).arg(self.folder.path());
+        psql.args(["-p", &self.pooler.to_string(), "-U", "pgbouncer", "-c"]);
+        psql.args([command, "pgbouncer"]);
+        succeeded(&psql.output().expect("psql runs"))
+    }
+
+    /// The body that curl gets over plain HTTP.
+    pub(crate) fn plain_body(&self, path: &str) -> String {
+        let url = format!("http://127.0.0.1:{}{path}", self.plain);
+        succeeded(&curl(&[&url]).output().expect("curl runs"))
+    }
+
+    pub(crate) fn write(&self, file: &str, bytes: &[u8]) {
+        self.folder.write(file, &String::from_utf8_lossy(bytes));
+    }
+
+    /// Has the certificate of this name shown, and its key.
+    pub(crate) fn show(&self, name: &str) {
+        show(&self.folder, name);
+    }
+
+    pub(crate) fn read(&self, file: &str) -> String {
         let text = std::fs::read(self.folder.path().join(file)).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    fn https(&self, path: &str) -> String {
+    pub(crate) fn https(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.secure)
     }
 
@@ -216,6 +319,29 @@ impl Front {
     }
 }
 
+/// Puts a pair of this name, made the first time, where the configuration
+/// names one.
+fn show(folder: &Folder, name: &str) {
+    let [certificate, key] = ["crt", "key"].map(|end| folder.path().join(format!("{name}.{end}")));
+    if !certificate.exists() {
+        let mut openssl = process::server_command("openssl".as_ref(), "KILL");
+        openssl.args(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9".split(' '),
+        );
+        openssl
+            .args(["-subj", &format!("/CN={name}"), "-keyout"])
+            .arg(&key);
+        let output = openssl.arg("-out").arg(&certificate).output();
+        succeeded(&output.expect("openssl runs"));
+    }
+    for (made, shown) in [(key, "shown.key"), (certificate, "shown.crt")] {
+        let next = folder.path().join("next");
+        std::fs::copy(&made, &next).expect("the folder is ours");
+        process::give_away(&next);
+        std::fs::rename(&next, folder.path().join(shown)).expect("the folder is ours");
+    }
+}
+
 impl Drop for Front {
     fn drop(&mut self) {
         self.child.kill().ok();
@@ -224,14 +350,14 @@ impl Drop for Front {
 }
 
 /// A program with time to end.
-fn bounded(program: &str) -> Command {
+pub(crate) fn bounded(program: &str) -> Command {
     let mut command = Command::new("timeout");
     command.arg(DEADLINE.as_secs().to_string());
     command.arg(program).stdin(Stdio::null());
     command
 }
 
-fn curl(arguments: &[&str]) -> Command {
+pub(crate) fn curl(arguments: &[&str]) -> Command {
     let mut curl = bounded("curl");
     curl.args(["-s", "-S", "-k"]).args(arguments);
     curl
@@ -286,6 +412,20 @@ fn curl_gets_the_same_over_http_and_https_and_no_redirect() {
     assert_eq!(fields["x-forwarded-proto"], "https");
     assert_eq!(fields["via"], "2.0 pgweir");
     assert_eq!(fields["host"], format!("127.0.0.1:{}", front.secure));
+}
+
+#[test]
+fn sockets_that_systemd_passes_are_served() {
+    let front = Front::start_with_sockets();
+    assert_eq!(front.plain_body("/x"), "GET 0");
+    assert_eq!(curled(&[&front.https("/x")]), "2 200 0 GET 0");
+    let mut client = bounded("gtlsclient");
+    client.args(["--exit-on-all-streams-close", "--quiet", "127.0.0.1"]);
+    client.args([&front.secure.to_string(), &front.https("/x")]);
+    let output = client.output().expect("gtlsclient runs");
+    assert!(output.status.success(), "{output:?}");
+    // The pooler's own address is no passed socket's.
+    assert!(TcpStream::connect(("127.0.0.1", front.pooler)).is_ok());
 }
 
 #[test]

@@ -44,3 +44,4 @@ mod system_calls;
 mod tidy;
 mod tls;
 mod torture;
+mod upgrade;

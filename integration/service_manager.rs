@@ -18,6 +18,32 @@ use std::time::Duration;
 fn under_systemd(pooler: &mut Pooler<'_>, sockets: &[OwnedFd], notify: Option<&str>) {
     pooler.signal(Signal::QUIT);
     pooler.wait_end();
+    let script = passing(sockets, "");
+    for socket in sockets {
+        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty()).expect("open");
+    }
+    pooler.start_again(|ini| {
+        let mut command = process::server_command(Path::new("bash"), "KILL");
+        command
+            .args(["-c", &script])
+            .arg(process::program())
+            .arg(ini);
+        if sockets.is_empty() {
+            command.env_remove("LISTEN_FDS");
+        }
+        if let Some(notify) = notify {
+            command.env("NOTIFY_SOCKET", notify);
+        }
+        command
+    });
+    for socket in sockets {
+        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).expect("open");
+    }
+}
+
+/// A script for bash that runs its arguments with these sockets as systemd
+/// passes them. They have to be open without CLOEXEC.
+pub(crate) fn passing(sockets: &[OwnedFd], names: &str) -> String {
     let listed: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
     // By way of high numbers, so that none is overwritten before it is moved.
     let mut script = String::new();
@@ -33,29 +59,10 @@ fn under_systemd(pooler: &mut Pooler<'_>, sockets: &[OwnedFd], notify: Option<&s
         );
     }
     script += &format!(
-        "export LISTEN_PID=$$ LISTEN_FDS={}; exec \"$0\" \"$1\"",
+        "export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={names}; exec \"$0\" \"$@\"",
         listed.len()
     );
-    for socket in sockets {
-        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty()).expect("open");
-    }
-    pooler.start_again(|ini| {
-        let mut command = process::server_command(Path::new("bash"), "KILL");
-        command
-            .args(["-c", &script])
-            .arg(process::program())
-            .arg(ini);
-        if listed.is_empty() {
-            command.env_remove("LISTEN_FDS");
-        }
-        if let Some(notify) = notify {
-            command.env("NOTIFY_SOCKET", notify);
-        }
-        command
-    });
-    for socket in sockets {
-        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).expect("open");
-    }
+    script
 }
 
 /// A socket at a place of its own that the pooler may write to.
@@ -208,7 +215,14 @@ fn quiet_is_for_standard_error_alone() {
 #[test]
 fn the_units_are_as_systemd_wants_them() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
-    for unit in ["pgweir.service", "pgbouncer.service", "pgbouncer.socket"] {
+    for unit in [
+        "pgweir.service",
+        "pgweir-http.socket",
+        "pgweir-https.socket",
+        "pgweir-quic.socket",
+        "pgbouncer.service",
+        "pgbouncer.socket",
+    ] {
         let text = std::fs::read_to_string(root.join(unit)).expect("shipped");
         // Verified is what is there, so the program has to be.
         let folder = process::Folder::new("units");
@@ -218,10 +232,12 @@ fn the_units_are_as_systemd_wants_them() {
             .replace("/usr/local/bin/pgbouncer", &program);
         let file = folder.write(unit, &text);
         if unit.ends_with(".socket") {
-            let service = std::fs::read_to_string(root.join("pgbouncer.service")).expect("shipped");
+            let name = unit.split(['-', '.']).next().expect("a word");
+            let service = format!("{name}.service");
+            let text = std::fs::read_to_string(root.join(&service)).expect("shipped");
             folder.write(
-                "pgbouncer.service",
-                &service.replace("/usr/local/bin/pgbouncer", &program),
+                &service,
+                &text.replace(&format!("/usr/local/bin/{name}"), &program),
             );
         }
         let output = Command::new("systemd-analyze")

@@ -29,7 +29,7 @@ const MAX_QUERY_LEN: usize = 16 * 1024;
 /// How often a waiting command looks whether it is done.
 const WAIT_TICK: Duration = Duration::from_millis(20);
 
-/// How long SHOW FDS and SHOW HANDOVER may take.
+/// How long SHOW FDS, SHOW HANDOVER and SHOW BALANCER may take.
 const TELL_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long it may take to give up what another process goes on with.
@@ -251,8 +251,9 @@ impl Session {
         }
     }
 
-    /// Shows what clients have to be asked for. What stands still for SUSPEND
-    /// goes with its descriptor to a process of the same user.
+    /// Tells what another process may need. What stands still for SUSPEND goes
+    /// with its descriptor to a process of the same user, and so does what the
+    /// balancer listens on.
     async fn tell(
         &mut self,
         telling: Telling,
@@ -264,12 +265,13 @@ impl Session {
         let whole = visitor.own && console.bouncer.suspension.wanted() == Calm::Still;
         let mut rows = Rows {
             channel: &mut self.channel,
-            with_descriptors: whole,
+            with_descriptors: whole || telling == Telling::Balancer,
         };
         let told = timeout(TELL_LIMIT, async {
             match telling {
                 Telling::Descriptors => console.tell_descriptors(&mut rows, whole).await,
                 Telling::Handover => console.tell_handover(&mut rows).await,
+                Telling::Balancer => console.tell_balancer(&mut rows).await,
             }
         });
         match told.await {

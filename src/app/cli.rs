@@ -30,6 +30,9 @@ enum Command {
     Run {
         /// `pgweir.toml` or a `pgbouncer.ini`
         config: PathBuf,
+        /// Take over from the process that runs, with its connections
+        #[arg(short = 'R', long)]
+        reboot: bool,
         /// More log lines; may be repeated
         #[arg(short, long, action = clap::ArgAction::Count)]
         verbose: u8,
@@ -114,9 +117,14 @@ fn pgweir(arguments: &[OsString]) -> ExitCode {
         Err(error) => return explain(&error),
     };
     match parsed.command {
-        Command::Run { config, verbose } => life::run(Start {
+        Command::Run {
+            config,
+            reboot,
+            verbose,
+        } => life::run(Start {
             config,
             verbose,
+            reboot,
             whole: true,
             ..Start::default()
         }),

@@ -19,7 +19,7 @@ use super::process::{Action, Logging, Process};
 use super::takeover::{self, Inheritance};
 use crate::admin::{Console, ShutdownMode, VERSION};
 use crate::auth::{self, ScramSettings, UserList};
-use crate::balancer::{Balancer, Pressure};
+use crate::balancer::{Balancer, Inherited, Order, Pressure};
 use crate::client::{self, LoginPolicy, OnConsole};
 use crate::config::{self, Config};
 use crate::gateway::{Queries, QueryCollector};
@@ -27,7 +27,7 @@ use crate::http::{PoolerCollector, ProcessCollector, ProgramCollector};
 use crate::net::tls::{Tls, TlsFault};
 use crate::pool::{Bouncer, SWEEP_INTERVAL};
 use crate::prepare;
-use crate::process::{self, LogQueue, PidFile, Signal, Signals, log_limit};
+use crate::process::{self, LogQueue, OldProcess, PidFile, Signal, Signals, log_limit};
 
 /// How long `pgweir run` lets clients finish their transactions when it is
 /// told to stop. PgBouncer, and pgweir called as PgBouncer, wait for ever.
@@ -41,6 +41,10 @@ const ADMIN_PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often the balancer is told how busy the pooler is.
 const PRESSURE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the next process waits for its nodes to be checked and for the
+/// answers that are kept, before it takes over without.
+const WARM_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long clients may take to go that are handed over.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
@@ -190,7 +194,7 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    let signals = {
+    let mut signals = {
         let _inside = control.enter();
         Signals::install().map_err(|error| format!("cannot take over signals: {error}"))?
     };
@@ -200,25 +204,35 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
     if let Some(rules) = hba::load(&config) {
         bouncer.set_hba_rules(rules);
     }
-    let taken = match start.reboot {
+    let old = match start.reboot {
         true => {
-            tracing::warn!("Online restart is deprecated, use so_reuseport instead");
-            takeover::begin(&config, &bouncer)?
+            if !start.whole {
+                // PgBouncer's words; its way hands over less.
+                tracing::warn!("Online restart is deprecated, use so_reuseport instead");
+            }
+            takeover::enter(&config)?
         }
         false => None,
     };
-    let (listeners, inheritance) = match taken {
-        Some((old, mut inheritance)) => {
+    let (listeners, inheritance, early) = match old {
+        Some(mut old) => {
+            let early = match start.whole {
+                true => Early::begin(&config, &control, &mut signals, &mut old)?,
+                false => Some(Early::default()),
+            };
+            let Some(early) = early else { return Ok(()) };
+            let mut inheritance = takeover::begin(&mut old, &config, &bouncer)?;
             let sockets = std::mem::take(&mut inheritance.listeners);
             let listeners = Listeners::inherited(&config, workers, sockets)?;
             tracing::info!("sending SHUTDOWN;");
             // From here on nobody else has the connections.
             let ended = old.shut_down(pid_file(&config));
             ended.unwrap_or_else(|error| tracing::error!("{error}"));
+            early.front.iter().for_each(HttpFront::serve);
             tracing::info!("old process killed, resuming work");
-            (Some(listeners), inheritance)
+            (Some(listeners), inheritance, Some(early))
         }
-        None => (None, Inheritance::default()),
+        None => (None, Inheritance::default(), None),
     };
     if start.reboot
         && let Some(path) = pid_file(&config)
@@ -270,7 +284,73 @@ fn live(ready: &Ready, start: &Start) -> Result<(), String> {
         pid_file: ready.pid_file.clone(),
         whole: start.whole,
     };
-    life.serve(&config, workers, (listeners, inheritance), (signals, inbox))
+    let inherited = (listeners, inheritance, early);
+    life.serve(&config, workers, inherited, (signals, inbox))
+}
+
+/// What is ready before the old process gives anything up.
+#[derive(Default)]
+struct Early {
+    front: Option<HttpFront>,
+}
+
+impl Early {
+    /// Prepares the database and gets the balancer ready to serve: it has
+    /// looked at its nodes and has what it keeps. None if a signal asked to
+    /// stop.
+    ///
+    /// # Errors
+    /// One line that says what cannot be had.
+    fn begin(
+        config: &Config,
+        control: &Runtime,
+        signals: &mut Signals,
+        old: &mut OldProcess,
+    ) -> Result<Option<Early>, String> {
+        if let Some(settings) = &config.prepare
+            && !prepare_database(settings, control, signals)?
+        {
+            return Ok(None);
+        }
+        let inherited = takeover::ask_for_balancer(old)?;
+        let Some(balancer) = bind_balancer(config, inherited)? else {
+            return Ok(Some(Early::default()));
+        };
+        let front = start_balancer(balancer, Order::Wait)?;
+        let observer = front.observer();
+        let warm = async {
+            observer.checked().await;
+            observer.warmed().await;
+        };
+        let is_warm = control.block_on(async {
+            tokio::select! {
+                warm = tokio::time::timeout(WARM_LIMIT, warm) => Some(warm.is_ok()),
+                () = stop_signal(signals) => None,
+            }
+        });
+        match is_warm {
+            None => return Ok(None),
+            Some(true) => {}
+            Some(false) => tracing::warn!("not everything is there that the balancer keeps"),
+        }
+        Ok(Some(Early { front: Some(front) }))
+    }
+}
+
+fn bind_balancer(config: &Config, inherited: Inherited) -> Result<Option<Balancer>, String> {
+    let Some(settings) = &config.balancer else {
+        return Ok(None);
+    };
+    let balancer = Balancer::bind(settings, inherited).map_err(|error| error.to_string())?;
+    for place in balancer.places() {
+        tracing::info!("balancer listening on {place}");
+    }
+    Ok(Some(balancer))
+}
+
+fn start_balancer(balancer: Balancer, order: Order) -> Result<HttpFront, String> {
+    let front = HttpFront::start(balancer, order);
+    front.map_err(|error| format!("cannot start the balancer: {error}"))
 }
 
 /// The admin port, which the process before this one may still be closing.
@@ -312,10 +392,11 @@ impl Life {
         self,
         config: &Config,
         workers: usize,
-        (inherited, inheritance): (Option<Listeners>, Inheritance),
+        (inherited, inheritance, early): (Option<Listeners>, Inheritance, Option<Early>),
         (mut signals, inbox): (Signals, mpsc::UnboundedReceiver<Action>),
     ) -> Result<(), String> {
         if self.whole
+            && early.is_none()
             && let Some(prepare) = &config.prepare
             && !self.prepare(prepare, &mut signals)?
         {
@@ -325,10 +406,22 @@ impl Life {
             config.pgbouncer.max_client_conn,
             self.bouncer.descriptors_expected(),
         );
-        let balancer = self.bind_balancer(config)?;
+        let mut passed = process::passed_sockets()
+            .map_err(|error| format!("sockets passed from service manager: {error}"))?;
+        let (front, balancer) = match early {
+            Some(early) => (early.front, None),
+            None if self.whole => {
+                let inherited = match &config.balancer {
+                    Some(settings) => Inherited::passed(settings, &mut passed)?,
+                    None => Inherited::default(),
+                };
+                (None, bind_balancer(config, inherited)?)
+            }
+            None => (None, None),
+        };
         let listeners = match inherited {
             Some(listeners) => listeners,
-            None => Listeners::open(config, workers)?,
+            None => Listeners::open(config, workers, passed)?,
         };
         for address in listeners.addresses() {
             tracing::info!("listening on {address}");
@@ -358,8 +451,14 @@ impl Life {
             .spawn(async move { bouncer.check_zones().await });
         self.control
             .spawn(log_statistics(self.process.clone(), self.console.clone()));
-        let observer = balancer.as_ref().map(Balancer::observer);
+        let front = match balancer {
+            Some(balancer) => Some(start_balancer(balancer, Order::Serve)?),
+            None => front,
+        };
+        let observer = front.as_ref().map(HttpFront::observer);
         if let Some(observer) = &observer {
+            let registered = observer.register(&self.monitoring.registry);
+            registered.map_err(|error| error.to_string())?;
             self.monitoring.front.take(Arc::new(observer.clone()));
             self.monitoring.readiness.set_not_ready("filling the cache");
             self.process.set_balancer(observer.clone());
@@ -367,8 +466,6 @@ impl Life {
             self.control
                 .spawn(watch_pools(self.bouncer.clone(), pressure));
         }
-        let front = balancer.map(HttpFront::start).transpose();
-        let front = front.map_err(|error| format!("cannot start the balancer: {error}"))?;
         tracing::info!(
             "process up: {}, pgweir {}, {workers} worker(s)",
             VERSION,
@@ -422,12 +519,12 @@ impl Life {
             };
             if let Some(Action::ShutDown(mode)) = action {
                 if mode == ShutdownMode::Immediate && self.bouncer.is_handed_over() {
-                    self.hand_over(pooler).await;
-                    if self.bouncer.clients.is_empty() {
+                    self.hand_over(pooler, front).await;
+                    let is_drained = front.is_none_or(HttpFront::is_drained);
+                    if self.bouncer.clients.is_empty() && is_drained {
                         return Ok("everything is handed over, exiting");
                     }
                     self.linger();
-                    front.inspect(|front| front.drain());
                     ending = Some(ShutdownMode::WaitForClients);
                     draining_since = Some(Instant::now());
                     continue;
@@ -463,9 +560,13 @@ impl Life {
     }
 
     /// Gives everything up that another process has been told of.
-    async fn hand_over(&self, pooler: &Pooler) {
+    async fn hand_over(&self, pooler: &Pooler, front: Option<&HttpFront>) {
         self.monitoring.readiness.set_not_ready("handed over");
         self.monitoring.give_up();
+        if let Some(front) = front {
+            let left = tokio::time::timeout(LEAVE_LIMIT, front.leave()).await;
+            left.unwrap_or_else(|_| tracing::warn!("the balancer may still accept clients"));
+        }
         pooler.give_up_sockets();
         self.bouncer.set_shutting_down();
         self.bouncer.let_go();
@@ -485,7 +586,11 @@ impl Life {
     /// until it ends.
     fn linger(&self) {
         let count = self.bouncer.clients.len();
-        tracing::info!("{count} clients could not be handed over and are served until they leave");
+        if count > 0 {
+            tracing::info!(
+                "{count} clients could not be handed over and are served until they leave"
+            );
+        }
         self.bouncer.resume_suspended();
         let bouncer = self.bouncer.clone();
         self.control.spawn(async move {
@@ -514,49 +619,14 @@ impl Life {
         }
     }
 
-    fn bind_balancer(&self, config: &Config) -> Result<Option<Balancer>, String> {
-        let Some(settings) = config.balancer.as_ref().filter(|_| self.whole) else {
-            return Ok(None);
-        };
-        let balancer = Balancer::bind(settings).map_err(|error| error.to_string())?;
-        let registered = balancer.register(&self.monitoring.registry);
-        registered.map_err(|error| error.to_string())?;
-        for place in balancer.places() {
-            tracing::info!("balancer listening on {place}");
-        }
-        Ok(Some(balancer))
-    }
-
     /// Seeds and migrates before anything is served, or beside it with
     /// `serve_early`. False if a signal asked to stop.
     fn prepare(&self, settings: &config::Prepare, signals: &mut Signals) -> Result<bool, String> {
-        if settings.serve_early {
-            let settings = settings.clone();
-            self.control.spawn(async move {
-                match prepare::run(&settings, &prepare::Log).await {
-                    Ok(report) => tracing::info!("{report}"),
-                    Err(error) => tracing::error!("prepare failed: {error}"),
-                }
-            });
-            return Ok(true);
+        if !settings.serve_early {
+            let readiness = &self.monitoring.readiness;
+            readiness.set_not_ready("preparing the database");
         }
-        let readiness = &self.monitoring.readiness;
-        readiness.set_not_ready("preparing the database");
-        self.control.block_on(async {
-            tokio::select! {
-                done = prepare::run(settings, &prepare::Log) => match done {
-                    Ok(report) => {
-                        tracing::info!("{report}");
-                        Ok(true)
-                    }
-                    Err(error) => Err(format!("prepare failed: {error}")),
-                },
-                () = stop_signal(signals) => {
-                    tracing::info!("stopped while preparing; the next start goes on from here");
-                    Ok(false)
-                }
-            }
-        })
+        prepare_database(settings, &self.control, signals)
     }
 
     fn on_console(&self) -> OnConsole {
@@ -566,6 +636,39 @@ impl Life {
             control.spawn(console.clone().serve(client));
         })
     }
+}
+
+/// Seeds and migrates. False if a signal asked to stop.
+fn prepare_database(
+    settings: &config::Prepare,
+    control: &Runtime,
+    signals: &mut Signals,
+) -> Result<bool, String> {
+    if settings.serve_early {
+        let settings = settings.clone();
+        control.spawn(async move {
+            match prepare::run(&settings, &prepare::Log).await {
+                Ok(report) => tracing::info!("{report}"),
+                Err(error) => tracing::error!("prepare failed: {error}"),
+            }
+        });
+        return Ok(true);
+    }
+    control.block_on(async {
+        tokio::select! {
+            done = prepare::run(settings, &prepare::Log) => match done {
+                Ok(report) => {
+                    tracing::info!("{report}");
+                    Ok(true)
+                }
+                Err(error) => Err(format!("prepare failed: {error}")),
+            },
+            () = stop_signal(signals) => {
+                tracing::info!("stopped while preparing; the next start goes on from here");
+                Ok(false)
+            }
+        }
+    })
 }
 
 /// Waits for a signal that ends the process.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +18,7 @@ use crate::net::{
     tcp_listener, unix_listener,
 };
 use crate::pool::Bouncer;
-use crate::process::{LogQueue, passed_sockets};
+use crate::process::{LogQueue, Passed};
 
 /// On machines with at most this many cores one worker leaves the rest to
 /// PostgreSQL.
@@ -62,15 +62,13 @@ impl Drop for SocketFile {
 }
 
 impl Listeners {
-    /// Takes what the service manager passes, else opens every TCP address once for each worker, and the Unix socket.
+    /// Takes what the service manager passes, else opens every TCP address once
+    /// for each worker, and the Unix socket.
     ///
     /// # Errors
     /// One line that says why there is nothing to listen on.
-    pub fn open(config: &Config, workers: usize) -> Result<Listeners, String> {
+    pub fn open(config: &Config, workers: usize, passed: Vec<Passed>) -> Result<Listeners, String> {
         let settings = &config.pgbouncer;
-        let passed = passed_sockets();
-        let passed =
-            passed.map_err(|error| format!("sockets passed from service manager: {error}"))?;
         if !passed.is_empty() {
             return Listeners::passed(config, workers, passed);
         }
@@ -161,11 +159,7 @@ impl Listeners {
     }
 
     /// Listens on what systemd has opened, and on nothing else.
-    fn passed(
-        config: &Config,
-        workers: usize,
-        passed: Vec<(RawFd, OwnedFd)>,
-    ) -> Result<Listeners, String> {
+    fn passed(config: &Config, workers: usize, passed: Vec<Passed>) -> Result<Listeners, String> {
         let settings = &config.pgbouncer;
         if !settings.listen_addr.is_empty() {
             tracing::warn!("sockets passed from service manager, cf_listen_addr ignored");
@@ -174,7 +168,7 @@ impl Listeners {
             tracing::warn!("sockets passed from service manager, cf_unix_socket_dir ignored");
         }
         let mut listeners = Listeners::none(workers);
-        for (number, socket) in passed {
+        for Passed { number, socket, .. } in passed {
             let failed = |error| {
                 format!(
                     "failed to set up socket passed from service manager (fd {number}): {error}"

@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::auth::{Credential, ScramKeys, Secret, os_random};
+use crate::balancer::Inherited;
 use crate::client::{TakenClient, TakenServer};
 use crate::config::Config;
-use crate::handover::{self, Row};
+use crate::handover::{self, Row, front};
 use crate::pool::{Bouncer, CancelKey};
 use crate::process::{OldProcess, TakeoverError, ToldRow, are_sockets_passed};
 use crate::server::Taken;
@@ -42,25 +43,53 @@ pub struct Inheritance {
     pub servers: Vec<TakenServer>,
 }
 
-/// Suspends the running process and takes what it has; none if none runs. It
-/// resumes if this process ends without [`OldProcess::shut_down`].
+/// Enters the console of the running process; none if none runs.
 ///
 /// # Errors
 /// One line that says why it cannot be done.
-pub fn begin(
-    config: &Config,
-    bouncer: &Arc<Bouncer>,
-) -> Result<Option<(OldProcess, Inheritance)>, String> {
+pub fn enter(config: &Config) -> Result<Option<OldProcess>, String> {
     if are_sockets_passed() {
         return Err("cannot reboot under service manager".into());
     }
     let settings = &config.pgbouncer;
     let path = socket_path(&settings.unix_socket_dir, settings.listen_port)?;
-    let text = |error: TakeoverError| error.to_string();
-    let Some(mut old) = OldProcess::enter(&path).map_err(text)? else {
+    let old = OldProcess::enter(&path).map_err(|error| error.to_string())?;
+    if old.is_none() {
         tracing::info!("old process not found, try to continue normally");
-        return Ok(None);
+    }
+    Ok(old)
+}
+
+/// What there is of its balancer. It goes on serving.
+///
+/// # Errors
+/// One line that says why it cannot be done.
+pub fn ask_for_balancer(old: &mut OldProcess) -> Result<Inherited, String> {
+    let rows = match old.ask("SHOW BALANCER;", ROWS_LIMIT) {
+        Ok(rows) => rows,
+        // A PgBouncer has none.
+        Err(TakeoverError::Refused(_)) => return Ok(Inherited::default()),
+        Err(error) => return Err(error.to_string()),
     };
+    let read = |(cells, descriptor): ToldRow| {
+        let row = front::Row::read(&first_text(&cells));
+        row.map(|row| (row, descriptor))
+    };
+    let rows: Result<_, _> = rows.into_iter().map(read).collect();
+    Inherited::read(rows.map_err(|error| format!("SHOW BALANCER: {error}"))?)
+}
+
+/// Suspends it and takes what it has. It resumes if this process ends without
+/// [`OldProcess::shut_down`].
+///
+/// # Errors
+/// One line that says why it cannot be done.
+pub fn begin(
+    old: &mut OldProcess,
+    config: &Config,
+    bouncer: &Arc<Bouncer>,
+) -> Result<Inheritance, String> {
+    let text = |error: TakeoverError| error.to_string();
     tracing::info!("login OK, sending SUSPEND");
     let limit = config.pgbouncer.suspend_timeout + SUSPEND_MARGIN;
     old.ask("SUSPEND;", limit).map_err(text)?;
@@ -80,7 +109,12 @@ pub fn begin(
     let rows = old.ask("SHOW FDS;", ROWS_LIMIT).map_err(text)?;
     let inheritance = Inheritance::read(rows, more, bouncer)?;
     tracing::info!("SHOW FDS finished");
-    Ok(Some((old, inheritance)))
+    Ok(inheritance)
+}
+
+fn first_text(cells: &[Option<Bytes>]) -> String {
+    let text = cells.first().and_then(Option::as_deref).unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 fn socket_path(directory: &str, port: i32) -> Result<PathBuf, String> {
@@ -118,9 +152,8 @@ impl More {
             ..More::default()
         };
         for (cells, _) in rows {
-            let text = cells.first().and_then(Option::as_deref).unwrap_or_default();
-            let text = String::from_utf8_lossy(text);
-            let row = Row::read(&text).map_err(|error| format!("SHOW HANDOVER: {error}"))?;
+            let row =
+                Row::read(&first_text(cells)).map_err(|error| format!("SHOW HANDOVER: {error}"))?;
             match row {
                 Row::Format { format, .. } if format != handover::FORMAT => {
                     tracing::warn!("the old process hands over in another way, as to PgBouncer");

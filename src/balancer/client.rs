@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ pub(crate) struct Client {
     address: SocketAddr,
     /// The site it reached over TLS; none in clear.
     site: Option<Arc<Site>>,
+    /// The next answer is to say that it is the last.
+    is_seen_off: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -94,6 +97,7 @@ impl Client {
         Client {
             address,
             site,
+            is_seen_off: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 scanner: Scanner::default(),
                 requests: 0,
@@ -148,6 +152,16 @@ impl Client {
     pub(crate) fn dismiss(&self, now: Instant, kindly: bool) {
         let since = now;
         self.inner().dismissed = Some(Dismissed { since, kindly });
+    }
+
+    /// The next answer is to say that it is the last, as HTTP/1 has it.
+    pub(crate) fn see_off(&self) {
+        self.is_seen_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next answer is to say that it is the last.
+    pub(crate) fn is_seen_off(&self) -> bool {
+        self.is_seen_off.load(Ordering::Relaxed)
     }
 
     /// The connection is to be reset, so that the client sees that its answer

@@ -25,11 +25,21 @@ pub(crate) enum End {
     Abandoned,
 }
 
+/// How a client is had to go on elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// The protocol has a word for it.
+    Said,
+    /// It is said with the next answer: a connection that is closed between
+    /// two requests may take one with it that is on its way.
+    WithAnAnswer,
+}
+
 /// Drives a connection until it ends, or has to end.
 pub(crate) async fn drive<C>(
     connection: &mut C,
     client: &Client,
-    patience: Patience,
+    (patience, farewell): (Patience, Farewell),
     metrics: &Metrics,
     mut phase: watch::Receiver<Phase>,
 ) -> End
@@ -47,7 +57,10 @@ where
             },
             changed = phase.changed() => match (changed, *phase.borrow()) {
                 (Ok(()), Phase::Serving) => {}
-                (Ok(()), Phase::Draining) => {
+                (Ok(()), Phase::Leaving) if farewell == Farewell::WithAnAnswer => {
+                    client.see_off();
+                }
+                (Ok(()), Phase::Leaving | Phase::Draining) => {
                     client.dismiss(Instant::now(), true);
                     connection.as_mut().graceful_shutdown();
                 }

@@ -1,8 +1,12 @@
 //! What the console and the admin port see of the balancer, and what it does
 //! for them.
 
-use super::Observer;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::{Observer, handover};
 use crate::config::Value;
+use crate::handover::front::Row;
 use crate::http::{Front, KeptRow, NodeMode, NodeRow, RouteRow};
 
 impl Front for Observer {
@@ -39,6 +43,13 @@ impl Front for Observer {
             fetching,
         };
         self.cache.list().into_iter().map(row).collect()
+    }
+
+    fn hand_over(&self) -> io::Result<Vec<(Row, Option<OwnedFd>)>> {
+        match self.current.get() {
+            Some(core) => handover::tell(&core, &self.sockets),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn set_mode(&self, node: &str, mode: NodeMode) -> Result<(), String> {

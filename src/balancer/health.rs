@@ -159,6 +159,11 @@ impl Health {
         }
     }
 
+    /// What an operator has said of a node.
+    pub(crate) fn mode(&self, node: usize) -> NodeMode {
+        self.nodes[node].mode
+    }
+
     /// Since when a node is in its state.
     pub(crate) fn since(&self, node: usize) -> Instant {
         self.nodes[node].since

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::body::RequestBody;
 use super::client::{Client, ClientIo, Transport};
 use super::core::Core;
-use super::drive::{End, drive};
+use super::drive::{End, Farewell, drive};
 use super::framing::HEAD_MAX;
 use super::server::Phase;
 use super::service;
@@ -45,7 +45,8 @@ pub(crate) async fn serve<T: Transport>(
         .max_header_size(HEAD_MAX)
         .max_buf_size(BUFFER_MAX)
         .serve_connection(io, service);
-    let end = drive(&mut connection, client, core.patience, &core.metrics, phase).await;
+    let manner = (core.patience, Farewell::WithAnAnswer);
+    let end = drive(&mut connection, client, manner, &core.metrics, phase).await;
     let is_unreadable = matches!(&end, End::Failed(error) if error.is_parse());
     if is_unreadable || matches!(end, End::HeadTimeout) {
         core.metrics.unread().inc();

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::body::RequestBody;
 use super::client::{Client, ClientIo, Transport};
 use super::core::Core;
-use super::drive::{End, drive};
+use super::drive::{End, Farewell, drive};
 use super::framing::HEAD_MAX;
 use super::server::Phase;
 use super::service;
@@ -69,7 +69,8 @@ pub(crate) async fn serve<T: Transport>(
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .serve_connection(io, service);
-    let end = drive(&mut connection, client, core.patience, &core.metrics, phase).await;
+    let manner = (core.patience, Farewell::Said);
+    let end = drive(&mut connection, client, manner, &core.metrics, phase).await;
     if matches!(end, End::Failed(_)) && !client.has_asked() {
         core.metrics.unread().inc();
     }

@@ -32,6 +32,7 @@ mod front;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod h3;
+mod handover;
 mod health;
 mod http1;
 mod http2;
@@ -61,11 +62,10 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -76,12 +76,14 @@ use crate::net::{ListenError, tcp_listener};
 
 use self::cache::{Cache, keep_fresh};
 use self::core::{Core, Current, Tenure};
+use self::handover::{FAREWELL, Sockets};
 use self::metrics::Metrics;
 use self::renewal::with_limits;
 use self::secure::PROTOCOLS;
 use self::server::{CLIENTS_MAX, HANDSHAKES_MAX, Phase, Speech, Tls, accept};
 use self::site::{Certificate, Site};
 
+pub use self::handover::Inherited;
 pub use self::pressure::Pressure;
 pub use self::renewal::Renewal;
 
@@ -101,7 +103,21 @@ pub struct Balancer {
     http3: Vec<h3::Listener>,
     /// What `https_listen` shows.
     certificate: Option<Certificate>,
+    sockets: Arc<Sockets>,
     drain_timeout: Duration,
+}
+
+/// What a balancer is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Look at the nodes, fetch what is kept, and accept nobody.
+    Wait,
+    /// Serve.
+    Serve,
+    /// Another process serves from now on: have clients go there, and end.
+    Leave,
+    /// Let clients finish, and end.
+    Drain,
 }
 
 /// Sees how a balancer is doing while it runs.
@@ -111,6 +127,7 @@ pub struct Observer {
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
     pressure: Pressure,
+    sockets: Arc<Sockets>,
 }
 
 /// How a balancer is doing.
@@ -131,12 +148,13 @@ pub struct Snapshot {
 }
 
 impl Balancer {
-    /// Looks up the nodes, opens the access log and listens. Blocks for the
-    /// look-ups; accepts nobody before [`Balancer::run`].
+    /// Looks up the nodes, opens the access log and listens, where it can with
+    /// what it inherits. Blocks for the look-ups; accepts nobody before
+    /// [`Balancer::run`].
     ///
     /// # Errors
     /// What cannot be had, with the setting that asks for it.
-    pub fn bind(settings: &config::Balancer) -> io::Result<Balancer> {
+    pub fn bind(settings: &config::Balancer, mut inherited: Inherited) -> io::Result<Balancer> {
         let settings = &with_limits(settings);
         let core = renewal::build(settings, None)?;
         let drain_timeout = core.routes.iter().map(|it| it.timeout).max();
@@ -148,43 +166,44 @@ impl Balancer {
             listeners: Vec::new(),
             http3: Vec::new(),
             certificate: None,
+            sockets: Arc::new(Sockets::new(inherited.lineage())),
             drain_timeout: drain_timeout.unwrap_or(settings.request_timeout),
         };
-        balancer.listen(settings)?;
+        balancer.listen(settings, &mut inherited)?;
+        inherited.enter(&balancer.core);
         Ok(balancer)
     }
 
-    fn listen(&mut self, settings: &config::Balancer) -> io::Result<()> {
-        if settings.listen.is_empty() && settings.https_listen.is_empty() {
+    fn listen(&mut self, settings: &config::Balancer, inherited: &mut Inherited) -> io::Result<()> {
+        let plain = inherited.addresses(&settings.listen, false);
+        let secure = inherited.addresses(&settings.https_listen, true);
+        if plain.is_empty() && secure.is_empty() {
             return Err(invalid("balancer.listen", "name an address to listen on"));
         }
-        for address in &settings.listen {
-            let listener = listener("balancer.listen", *address)?;
+        for address in &plain {
+            let listener = inherited.listener(*address, false);
+            let listener = listener.map_or_else(|| listener_at("balancer.listen", *address), Ok)?;
+            self.sockets.hold(&listener, false)?;
             self.listeners.push((listener, Speech::Plain));
         }
-        if settings.https_listen.is_empty() {
+        if secure.is_empty() {
             return Ok(());
         }
         let certificate = Certificate::find(settings)?;
         let offer = certificate.identity.over_tcp(&PROTOCOLS);
         let offer = offer.map_err(io::Error::other)?;
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-        for address in &settings.https_listen {
-            let listener = listener("balancer.https_listen", *address)?;
+        for address in &secure {
+            let listener = inherited.listener(*address, true);
+            let new = || listener_at("balancer.https_listen", *address);
+            let listener = listener.map_or_else(new, Ok)?;
+            self.sockets.hold(&listener, true)?;
             // The same port, also where the system chose it.
             let address = listener.local_addr()?;
             let site = Arc::new(Site::new(address.port(), settings.http3));
             if settings.http3 {
-                let (identity, patience) = (&certificate.identity, self.core.patience);
-                let bound = h3::Listener::bind(address, identity, Arc::clone(&site), patience);
-                let bound = bound.map_err(|error| {
-                    let problem = format!(
-                        "balancer.https_listen: cannot listen on UDP {address}: {error}; \
-                         free it or set http3 to 0"
-                    );
-                    io::Error::new(error.kind(), problem)
-                })?;
-                self.http3.push(bound);
+                let port = inherited.port(address);
+                self.listen_http3(address, port, &certificate, &site)?;
             }
             let tls = Tls {
                 offer: offer.clone(),
@@ -195,6 +214,35 @@ impl Balancer {
         }
         certificate.tell(&self.core.metrics);
         self.certificate = Some(certificate);
+        Ok(())
+    }
+
+    fn listen_http3(
+        &mut self,
+        address: SocketAddr,
+        port: Option<(UdpSocket, Vec<h3::Elder>)>,
+        certificate: &Certificate,
+        site: &Arc<Site>,
+    ) -> io::Result<()> {
+        let port = match port {
+            Some(port) => port,
+            None => {
+                let bound = h3::bind(address).map_err(|error| {
+                    let problem = format!(
+                        "balancer.https_listen: cannot listen on UDP {address}: {error}; \
+                         free it or set http3 to 0"
+                    );
+                    io::Error::new(error.kind(), problem)
+                })?;
+                (bound, Vec::new())
+            }
+        };
+        let (identity, patience) = (&certificate.identity, self.core.patience);
+        let lineage = self.sockets.lineage();
+        let site = Arc::clone(site);
+        let listener = h3::Listener::new(port, identity, site, patience, lineage)?;
+        self.sockets.hold_port(listener.seat());
+        self.http3.push(listener);
         Ok(())
     }
 
@@ -218,14 +266,6 @@ impl Balancer {
         self.listeners.iter().filter_map(place).collect()
     }
 
-    /// Offers its counters (`pgweir_http_*`) to a registry.
-    ///
-    /// # Errors
-    /// The registry has one of the names already.
-    pub fn register(&self, registry: &prometheus::Registry) -> prometheus::Result<()> {
-        self.core.metrics.register(registry)
-    }
-
     /// Sees how it is doing, also while it runs.
     pub fn observer(&self) -> Observer {
         let core = &self.core;
@@ -234,59 +274,105 @@ impl Balancer {
             metrics: Arc::clone(&core.metrics),
             cache: Arc::clone(&core.cache),
             pressure: core.pressure.clone(),
+            sockets: Arc::clone(&self.sockets),
         }
     }
 
-    /// Serves until `shutdown` is done. Then accepts nobody any more, lets
-    /// requests finish until their deadlines, and closes what is left.
-    /// Dropping the future closes everything at once.
+    /// Does what it is told. From [`Order::Serve`] on it serves; from
+    /// [`Order::Leave`] on it accepts nobody any more, has called `left` then,
+    /// and bids its clients farewell; from [`Order::Drain`] on, and when nobody
+    /// is left to give orders, it lets requests finish until their deadlines
+    /// and closes what is left. Dropping the future closes everything at once.
     ///
     /// # Errors
     /// The runtime takes no more sockets.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    pub async fn run(
+        self,
+        mut orders: watch::Receiver<Order>,
+        left: impl FnOnce(),
+    ) -> io::Result<()> {
         let (phase, phases) = watch::channel(Phase::Serving);
         let slots = Arc::new(Semaphore::new(CLIENTS_MAX as usize));
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut doors) = (JoinSet::new(), JoinSet::new());
         tasks.spawn(renewal::check_nodes(Arc::clone(&self.core)));
         let core = Arc::clone(&self.core);
         tasks.spawn(keep_fresh(move || core.latest()));
-        for (listener, speech) in self.listeners {
-            let listener = TcpListener::from_std(listener)?;
-            let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
-            tasks.spawn(accept(listener, speech, core, slots, phases.clone()));
-        }
-        for listener in self.http3 {
-            let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
-            tasks.spawn(listener.serve(core, slots, phases.clone()));
-        }
         if let Some(certificate) = self.certificate {
             tasks.spawn(certificate.follow(Arc::clone(&self.core.metrics)));
         }
-        shutdown.await;
+        if next(&mut orders, Order::Wait).await == Order::Serve {
+            for (listener, speech) in self.listeners {
+                let listener = TcpListener::from_std(listener)?;
+                let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
+                doors.spawn(accept(listener, speech, core, slots, phases.clone()));
+            }
+            for listener in self.http3 {
+                let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
+                doors.spawn(listener.serve(core, slots, phases.clone()));
+            }
+        }
+        let order = next(&mut orders, Order::Serve).await;
+        let end = Instant::now() + self.drain_timeout;
+        if order == Order::Leave && self.sockets.are_told() {
+            self.sockets.leave();
+            phase.send_replace(Phase::Leaving);
+            left();
+            tracing::info!("HTTP clients go on with another process");
+            let all_gone = slots.acquire_many(CLIENTS_MAX);
+            let limit = FAREWELL.min(self.drain_timeout);
+            let _left = tokio::time::timeout(limit, all_gone).await;
+        } else {
+            left();
+            tracing::info!("HTTP clients are let finish");
+        }
+        self.sockets.close();
         phase.send_replace(Phase::Draining);
-        tracing::info!("HTTP clients are let finish");
         let all_gone = slots.acquire_many(CLIENTS_MAX);
-        if tokio::time::timeout(self.drain_timeout, all_gone)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout_at(end.into(), all_gone).await.is_err() {
             tracing::warn!("closing HTTP clients that did not finish in time");
             phase.send_replace(Phase::Closing);
             let all_gone = slots.acquire_many(CLIENTS_MAX);
             let _left = tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await;
         }
+        // The last words of QUIC connections are still to leave.
+        let closed = async { while doors.join_next().await.is_some() {} };
+        let _late = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+        doors.shutdown().await;
         tasks.shutdown().await;
         drop(self.tenure);
         Ok(())
     }
 }
 
+/// The order after this one; to end if nobody gives any more.
+async fn next(orders: &mut watch::Receiver<Order>, last: Order) -> Order {
+    match orders.wait_for(|order| *order != last).await {
+        Ok(order) => *order,
+        Err(_gone) => Order::Drain,
+    }
+}
+
 impl Observer {
+    /// Offers its counters (`pgweir_http_*`) to a registry.
+    ///
+    /// # Errors
+    /// The registry has one of the names already.
+    pub fn register(&self, registry: &prometheus::Registry) -> prometheus::Result<()> {
+        self.metrics.register(registry)
+    }
+
     /// Returns when the answers that are kept from the start on were fetched
     /// once, well or badly. Each fetch has its deadline.
     pub async fn warmed(&self) {
         let mut warmed = self.cache.warmed();
         let _gone = warmed.wait_for(|it| *it).await;
+    }
+
+    /// Returns when each node was checked once, well or badly.
+    pub async fn checked(&self) {
+        if let Some(core) = self.current.get() {
+            core.nodes.checked().await;
+        }
     }
 
     /// Where it is told how busy the pooler is.
@@ -320,7 +406,7 @@ impl Observer {
     }
 }
 
-fn listener(setting: &str, address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn listener_at(setting: &str, address: SocketAddr) -> io::Result<std::net::TcpListener> {
     tcp_listener(address, BACKLOG, false).map_err(|error| {
         let kind = match &error {
             ListenError::Tcp { error, .. } => error.kind(),

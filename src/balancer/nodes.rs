@@ -283,6 +283,22 @@ impl Nodes {
         }
     }
 
+    /// What an operator has said of each.
+    pub(crate) fn modes(&self) -> Vec<NodeMode> {
+        let shared = self.shared();
+        (0..self.len()).map(|it| shared.health.mode(it)).collect()
+    }
+
+    /// Returns when each has been checked once, except those in maintenance.
+    pub(crate) async fn checked(&self) {
+        for (number, member) in self.list.iter().enumerate() {
+            if self.modes()[number] != NodeMode::Maint {
+                let mut checked = member.checked.subscribe();
+                let _gone = checked.wait_for(Option::is_some).await;
+            }
+        }
+    }
+
     /// Whether every node that serves is only kept because it is the last.
     pub(crate) fn all_failed(&self) -> bool {
         self.shared().health.all_failed()

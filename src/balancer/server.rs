@@ -31,10 +31,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const EARLY: usize = 1024;
 
 /// What connections are to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Serve.
     Serving,
+    /// Another process serves whoever comes: have clients go there, before they
+    /// ask the next thing or after it.
+    Leaving,
     /// Finish the requests that are being served, and close.
     Draining,
     /// Close.
@@ -122,15 +125,16 @@ async fn serve_plain(
     mut stream: TcpStream,
     address: SocketAddr,
     open: Open,
-    mut phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<Phase>,
 ) {
     let core = &open.core;
     let client = Arc::new(Client::new(address, None, Instant::now()));
     let mut early = Vec::new();
+    let mut phases = phase.clone();
     let read = tokio::select! {
         biased;
         read = timeout(core.patience.head, read_early(&mut stream, &mut early)) => read,
-        _ = phase.changed() => return,
+        _ = phases.wait_for(|it| *it >= Phase::Draining) => return,
     };
     match read {
         Ok(Ok(Begins::WithPreface)) => {

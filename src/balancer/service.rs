@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::header::{ALT_SVC, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use hyper::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
@@ -58,16 +58,20 @@ pub(crate) async fn serve(
                 response.headers_mut().insert(CONTENT_LENGTH, length.into());
                 *response.body_mut() = Bytes::new();
             }
-            offer_alternative(&client, response.headers_mut());
+            speak_of_connections(&client, response.headers_mut());
             answer_ourselves(&core, exchange, failure, response)
         }
     })
 }
 
-/// Tells who came over TLS about HTTP/3.
-fn offer_alternative(client: &Client, headers: &mut HeaderMap) {
+/// Tells who came over TLS about HTTP/3, and who is to go that this is the last
+/// answer.
+fn speak_of_connections(client: &Client, headers: &mut HeaderMap) {
     if let Some(alternative) = client.site().and_then(Site::alternative) {
         headers.insert(ALT_SVC, alternative);
+    }
+    if client.is_seen_off() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -173,7 +177,7 @@ fn pass_on(
     hygiene::clean_response(&mut head.headers, status, head.version, exchange.id());
     let forwarded = HeaderValue::from_static(cache::FORWARDED);
     head.headers.append(cache::CACHE_STATUS, forwarded);
-    offer_alternative(&client, &mut head.headers);
+    speak_of_connections(&client, &mut head.headers);
     exchange.answered(status.as_u16(), None);
     let ends_with_the_connection =
         version == Version::HTTP_10 && !head.headers.contains_key(CONTENT_LENGTH);
@@ -204,7 +208,7 @@ fn answer_from_cache(
     } else {
         exchange.sent(served.stored.body.len());
     }
-    offer_alternative(client, response.headers_mut());
+    speak_of_connections(client, response.headers_mut());
     exchange.cached(served.lookup, served.age);
     exchange.answered(response.status().as_u16(), None);
     response

@@ -1,8 +1,12 @@
 //! What the console and the admin port show of the balancer, and have it do.
 
 use std::fmt::Debug;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use crate::handover::front::Row;
 
 /// What an operator has said of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +96,12 @@ pub trait Front: Debug + Send + Sync {
 
     /// The answers it keeps.
     fn kept(&self) -> Vec<KeptRow>;
+
+    /// What another process needs to go on with it.
+    ///
+    /// # Errors
+    /// There are too few descriptors.
+    fn hand_over(&self) -> io::Result<Vec<(Row, Option<OwnedFd>)>>;
 
     /// Has a node go into a mode.
     ///

@@ -343,6 +343,13 @@ mod tests {
             Vec::new()
         }
 
+        fn hand_over(
+            &self,
+        ) -> std::io::Result<Vec<(crate::handover::front::Row, Option<std::os::fd::OwnedFd>)>>
+        {
+            Ok(Vec::new())
+        }
+
         fn set_mode(&self, node: &str, mode: NodeMode) -> Result<(), String> {
             if node != "a" {
                 return Err(format!("no such node: {node}"));

@@ -16,6 +16,6 @@ pub use identity::{IdentityError, daemonise, is_root, switch_user};
 pub use log_queue::{LogQueue, LogWriter};
 pub use log_targets::{Destination, LogTarget};
 pub use pid_file::{PidFile, PidFileError};
-pub use service_manager::{Notifier, are_sockets_passed, passed_sockets};
+pub use service_manager::{Notifier, Passed, are_sockets_passed, passed_sockets};
 pub use signals::{Signal, Signals};
 pub use takeover::{OldProcess, TakeoverError, ToldRow};

@@ -33,20 +33,42 @@ fn passed_count() -> RawFd {
     }
 }
 
-/// The sockets that systemd has opened for this process (`LISTEN_FDS`), with
-/// the numbers they were passed under. To be called once.
+/// A socket that systemd has opened for this process.
+#[derive(Debug)]
+pub struct Passed {
+    /// The number it was passed under.
+    pub number: RawFd,
+    /// `FileDescriptorName` of its unit; empty if it was passed without.
+    pub name: String,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+/// The sockets that systemd has opened for this process (`LISTEN_FDS`,
+/// `LISTEN_FDNAMES`). To be called once.
 ///
 /// # Errors
 /// A descriptor that was announced is not there.
-pub fn passed_sockets() -> io::Result<Vec<(RawFd, OwnedFd)>> {
-    (FIRST..FIRST + passed_count()).map(take).collect()
+pub fn passed_sockets() -> io::Result<Vec<Passed>> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(str::to_owned);
+    let names = names.chain(std::iter::repeat(String::new()));
+    let numbers = FIRST..FIRST + passed_count();
+    numbers
+        .zip(names)
+        .map(|(number, name)| take(number, name))
+        .collect()
 }
 
-fn take(number: RawFd) -> io::Result<(RawFd, OwnedFd)> {
+fn take(number: RawFd, name: String) -> io::Result<Passed> {
     let socket = inherited(number)?;
     // Programs that this one starts have no business with it.
     fcntl_setfd(socket.as_fd(), FdFlags::CLOEXEC)?;
-    Ok((number, socket))
+    Ok(Passed {
+        number,
+        name,
+        socket,
+    })
 }
 
 /// Tells systemd how the process is (`NOTIFY_SOCKET`); without it nothing

@@ -71,7 +71,12 @@ impl From<io::Error> for TakeoverError {
 pub struct OldProcess {
     socket: UnixStream,
     inbox: BytesMut,
-    descriptors: VecDeque<OwnedFd>,
+    /// Bytes that were read, and those of them that were taken.
+    read: u64,
+    taken: u64,
+    /// Each came with the message that has the byte of this number: what the
+    /// system gives out at once ends in the bytes that a descriptor came with.
+    descriptors: VecDeque<(u64, OwnedFd)>,
 }
 
 impl OldProcess {
@@ -97,6 +102,8 @@ impl OldProcess {
         let mut old = OldProcess {
             socket,
             inbox: BytesMut::new(),
+            read: 0,
+            taken: 0,
             descriptors: VecDeque::new(),
         };
         let parameters = b"user\0pgbouncer\0database\0pgbouncer\0\0";
@@ -107,7 +114,8 @@ impl OldProcess {
         Ok(Some(old))
     }
 
-    /// Asks, and waits `limit` for the answer at most.
+    /// Asks, and waits `limit` for the answer at most: rows, each with the
+    /// descriptor that came with it.
     ///
     /// # Errors
     /// See [`TakeoverError`].
@@ -146,8 +154,10 @@ impl OldProcess {
         loop {
             let message = self.message(deadline)?;
             let body = message.slice(HEADER_LEN..);
+            let descriptor = self.descriptor();
             match message[0] {
-                backend::DATA_ROW => rows.push(row(&body).ok_or(BAD_ROW)?),
+                backend::DATA_ROW => rows.push((row(&body).ok_or(BAD_ROW)?, descriptor)),
+                _ if descriptor.is_some() => return Err(STRAY),
                 backend::ERROR_RESPONSE => refusal = Some(backend::error_fields(&body).message),
                 backend::READY_FOR_QUERY => break,
                 _ => {}
@@ -156,18 +166,17 @@ impl OldProcess {
                 break;
             }
         }
-        if let Some(text) = refusal {
-            return Err(TakeoverError::Refused(text));
+        match refusal {
+            Some(text) => Err(TakeoverError::Refused(text)),
+            None => Ok(rows),
         }
-        // A row has one or none; the first bytes of a row bring it.
-        let all = self.descriptors.len() == rows.len();
-        if !all && !self.descriptors.is_empty() {
-            return Err(TakeoverError::Nonsense("rows without descriptors"));
-        }
-        let rows = rows.into_iter();
-        Ok(rows
-            .map(|row| (row, self.descriptors.pop_front()))
-            .collect())
+    }
+
+    /// The descriptor that came with the message that was taken last.
+    fn descriptor(&mut self) -> Option<OwnedFd> {
+        let (at, _) = self.descriptors.front()?;
+        let is_its = *at < self.taken;
+        is_its.then(|| self.descriptors.pop_front())?.map(|it| it.1)
     }
 
     fn message(&mut self, deadline: Instant) -> Result<Bytes, TakeoverError> {
@@ -178,6 +187,7 @@ impl OldProcess {
                     return Err(TakeoverError::Nonsense("a message that is too long"));
                 }
                 if self.inbox.len() >= header.total() {
+                    self.taken += header.total() as u64;
                     return Ok(self.inbox.split_to(header.total()).freeze());
                 }
             }
@@ -194,12 +204,16 @@ impl OldProcess {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.socket.set_read_timeout(Some(left))?;
-        let mut chunk = [0; CHUNK];
+        let (mut chunk, mut descriptors) = ([0; CHUNK], Vec::new());
         loop {
             let socket = self.socket.as_fd();
-            match rights::receive(socket, &mut chunk, &mut self.descriptors) {
+            match rights::receive(socket, &mut chunk, &mut descriptors) {
                 Ok(count) => {
                     self.inbox.extend_from_slice(&chunk[..count]);
+                    self.read += count as u64;
+                    let last = self.read.saturating_sub(1);
+                    let came = descriptors.into_iter().map(|it| (last, it));
+                    self.descriptors.extend(came);
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -213,6 +227,8 @@ impl OldProcess {
 }
 
 const BAD_ROW: TakeoverError = TakeoverError::Nonsense("a bad row");
+
+const STRAY: TakeoverError = TakeoverError::Nonsense("a descriptor without a row");
 
 /// After a FATAL nothing comes any more.
 fn backend_is_leaving(body: &[u8]) -> bool {

@@ -1,4 +1,5 @@
-//! FDS and HANDOVER: what another process needs to go on with everything.
+//! FDS, HANDOVER and BALANCER: what another process needs to go on with
+//! everything.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,7 +48,7 @@ const TOLD_PARAMETERS: [&str; 4] = [
     "TimeZone",
 ];
 
-/// Columns of HANDOVER.
+/// Columns of HANDOVER and of BALANCER.
 pub const HANDOVER: Columns = &[&columns(Type::Text, ["state"])];
 
 /// Clients that are asked at once: so many descriptors more are needed.
@@ -56,13 +57,23 @@ const AT_ONCE: usize = 64;
 /// How long a client's task may take to tell.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is shown after clients have been asked.
+/// What is told to another process, as FDS is; clients may have to be asked
+/// for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Telling {
     /// FDS.
     Descriptors,
     /// HANDOVER.
     Handover,
+    /// BALANCER.
+    Balancer,
+}
+
+impl Telling {
+    /// Whether it is for another process of the same user alone.
+    pub fn is_between_processes(self) -> bool {
+        self != Telling::Descriptors
+    }
 }
 
 /// Takes rows.
@@ -203,6 +214,20 @@ impl Console {
         let mut row = BytesMut::new();
         put_row(&mut row, &cells);
         row
+    }
+
+    /// The rows of BALANCER; none without one.
+    pub async fn tell_balancer(&self, teller: &mut impl Teller) -> std::io::Result<()> {
+        let Some(front) = self.front.front() else {
+            return Ok(());
+        };
+        for (row, descriptor) in front.hand_over()? {
+            let mut text = BytesMut::new();
+            put_row(&mut text, &[row.to_text().into()]);
+            let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+            teller.row(text, descriptor).await?;
+        }
+        Ok(())
     }
 
     /// The rows of HANDOVER.

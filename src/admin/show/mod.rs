@@ -219,6 +219,13 @@ const ITEMS: &[Item] = &[
         source: Source::Told(Telling::Handover),
     },
     Item {
+        name: "BALANCER",
+        help: Help::None,
+        access: Access::Admins,
+        columns: HANDOVER,
+        source: Source::Told(Telling::Balancer),
+    },
+    Item {
         name: "NODES",
         help: Help::None,
         access: Access::Everybody,
@@ -288,7 +295,7 @@ pub fn show(call: &mut Call<'_>) -> Result<Outcome, Fault> {
         Source::Value(value) => Rows::begin(call.out, item.columns).put(&[value.into()]),
         Source::Commands => backend::put_notice(call.out, "Console usage", &command::help()),
         Source::Told(telling) => {
-            if telling == Telling::Handover && !call.visitor.own {
+            if telling.is_between_processes() && !call.visitor.own {
                 return Err("only another process of the same user is told".into());
             }
             Rows::begin(call.out, item.columns);

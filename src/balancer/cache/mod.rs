@@ -24,7 +24,7 @@ use hyper::header::{
     HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RANGE,
 };
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Uri};
 use tokio::sync::{Notify, watch};
 
 pub(crate) use self::rule::{Key, Rule};
@@ -195,6 +195,26 @@ impl Cache {
         self.warmed.subscribe()
     }
 
+    /// Every answer that is kept: when it was asked for, its age then, its life.
+    pub(crate) fn kept(&self) -> Vec<(Uri, Arc<Stored>, Instant, (Duration, Duration))> {
+        self.store().kept()
+    }
+
+    /// Takes an answer over that another process kept.
+    pub(crate) fn restore(
+        &self,
+        rule: Rule,
+        target: &Uri,
+        stored: Arc<Stored>,
+        sent: Instant,
+        times: (Duration, Duration),
+    ) {
+        let moments = (sent, Instant::now());
+        let key = rule.key(target);
+        self.store().restore(rule, &key, stored, moments, times);
+        self.changed();
+    }
+
     /// Target, bytes, age, and whether it is being fetched, of every answer.
     pub(crate) fn list(&self) -> Vec<(String, usize, Duration, bool)> {
         self.store().list(Instant::now())
@@ -207,7 +227,7 @@ impl Cache {
 
     /// A request that was no GET has changed what is kept of this target (RFC
     /// 9111, 4.4).
-    pub(crate) fn invalidate(&self, rule: Rule, target: &hyper::Uri) {
+    pub(crate) fn invalidate(&self, rule: Rule, target: &Uri) {
         self.store().invalidate(&rule.key(target));
     }
 
@@ -235,7 +255,7 @@ impl Cache {
 pub(crate) async fn ask(
     core: &Arc<Core>,
     rule: Rule,
-    target: &hyper::Uri,
+    target: &Uri,
     deadline: Instant,
 ) -> Result<Option<Served>, Failure> {
     let key = rule.key(target);

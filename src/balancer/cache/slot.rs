@@ -148,6 +148,25 @@ impl<T: Clone> Slot<T> {
         self.kept.as_ref().map(|it| it.age(now))
     }
 
+    /// The answer, when it was asked for, its age then, and its life.
+    pub(super) fn kept(&self) -> Option<(&T, Instant, Duration, Duration)> {
+        let it = self.kept.as_ref()?;
+        Some((&it.value, it.sent, it.age, it.life))
+    }
+
+    /// Another process had the answer. How long it took is not known.
+    pub(super) fn restore(&mut self, value: T, sent: Instant, (age, life): (Duration, Duration)) {
+        self.tried = true;
+        self.kept = Some(Kept {
+            value,
+            sent,
+            age,
+            life,
+            // How long it might be served after its life is not told.
+            grace: Grace::default(),
+        });
+    }
+
     /// A request asks. [`Asked::Fetch`] is owed one of [`Slot::landed`],
     /// [`Slot::failed`] and [`Slot::unfit`].
     pub(super) fn ask(&mut self, now: Instant) -> Asked<T> {

@@ -232,6 +232,38 @@ impl Store {
         }
     }
 
+    /// Every answer that is kept: when it was asked for, its age then, its life.
+    pub(super) fn kept(&self) -> Vec<(Uri, Arc<Stored>, Instant, (Duration, Duration))> {
+        let row = |(key, tracked): (&Key, &Tracked)| {
+            let (stored, sent, age, life) = tracked.slot.kept()?;
+            Some((key.target().clone(), Arc::clone(stored), sent, (age, life)))
+        };
+        self.slots.iter().filter_map(row).collect()
+    }
+
+    /// Takes an answer over that another process kept, if there is room.
+    pub(super) fn restore(
+        &mut self,
+        rule: Rule,
+        key: &Key,
+        stored: Arc<Stored>,
+        (sent, now): (Instant, Instant),
+        times: (Duration, Duration),
+    ) {
+        let size = stored.size() + key.size();
+        if self.bytes + size > self.bytes_max
+            || (!self.slots.contains_key(key) && !self.track(rule, key, now))
+        {
+            return;
+        }
+        let tracked = self.slots.get_mut(key).expect("tracked just now");
+        if tracked.slot.value().is_none() {
+            self.bytes += size;
+            tracked.size = size;
+            tracked.slot.restore(stored, sent, times);
+        }
+    }
+
     /// Something else has come of a fetch, last from this node.
     pub(super) fn end(&mut self, key: &Key, landed: Landed, node: Option<usize>, now: Instant) {
         let Some(tracked) = self.slots.get_mut(key) else {
@@ -461,6 +493,39 @@ mod tests {
         store.invalidate(&key(0));
         store.keep(&key(0), &stored(10), now, MINUTE, now);
         assert_eq!(store.totals(), (0, 0));
+    }
+
+    #[test]
+    fn what_another_process_kept_is_as_old_as_it_was_there() {
+        let now = Instant::now();
+        let mut old = Store::new(1_000_000);
+        old.keep_warm(rule(60), &key(0), now);
+        old.due(now);
+        old.keep(&key(0), &stored(10), now, MINUTE, now);
+        let later = now + Duration::from_secs(40);
+        let mut new = Store::new(1_000_000);
+        new.keep_warm(rule(60), &key(0), later);
+        for (target, stored, sent, times) in old.kept() {
+            let rule = rule(60);
+            let key = rule.key(&target);
+            new.restore(rule, &key, stored, (sent, later), times);
+        }
+        assert!(new.is_warmed());
+        assert_eq!(new.totals(), old.totals());
+        assert!(matches!(
+            new.ask(rule(60), &key(0), later),
+            Ticket::Serve(_, age, ..) if age == later - now
+        ));
+        // It is fetched anew as if it had always been here.
+        assert_eq!(new.due(now + Duration::from_secs(45)).0.len(), 1);
+        assert!(matches!(
+            new.ask(rule(60), &key(0), now + Duration::from_secs(59)),
+            Ticket::Wait(..)
+        ));
+        let mut small = Store::new(5);
+        let (age, life, _) = MINUTE;
+        small.restore(cold(), &key(0), stored(10), (now, now), (age, life));
+        assert_eq!(small.totals(), (0, 0));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! HTTP/3 with clients. Nothing outside this folder names h3 or quinn.
 
+mod generation;
+mod port;
+mod relay;
 mod streams;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,6 +39,9 @@ use super::service;
 use super::site::Site;
 use crate::net::tls::Identity;
 
+pub(crate) use self::generation::Lineage;
+use self::port::Port;
+pub(crate) use self::port::{Elder, Seat};
 use self::streams::{Allowance, Connection, Facts, Receiving, Sending, Streams};
 
 /// The protocol as TLS names it (ALPN).
@@ -58,69 +64,77 @@ const SEND_WINDOW: u64 = 512 * 1024;
 /// Requests of one connection. A client goes on on another one.
 const REQUESTS_MAX: usize = 10_000;
 
-/// Time for telling a client that no more requests are served.
+/// Time for telling a client that no more requests are served; for the
+/// requests that are on their way then; and for the client to go by itself in
+/// the end.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// As many requests as a connection can have, and more.
+const MANY: usize = 1 << 60;
 
 /// A UDP port on which HTTP/3 will be served.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: std::net::UdpSocket,
+    seat: Arc<Seat>,
+    lineage: Lineage,
     config: ServerConfig,
     site: Arc<Site>,
 }
 
+/// Takes a port.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
 impl Listener {
-    /// Takes the port.
+    /// On this port, of which these processes have connections.
     ///
     /// # Errors
-    /// It cannot be had.
-    pub(crate) fn bind(
-        address: SocketAddr,
+    /// TLS cannot be had for it.
+    pub(crate) fn new(
+        (socket, elders): (UdpSocket, Vec<Elder>),
         identity: &Arc<Identity>,
         site: Arc<Site>,
         patience: Patience,
+        lineage: &Lineage,
     ) -> io::Result<Listener> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM,
-            Some(Protocol::UDP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        let socket = socket.into();
-        let config = config(identity, patience)?;
         Ok(Listener {
-            socket,
-            config,
+            seat: Arc::new(Seat::new(socket, elders)),
+            config: config(identity, patience, lineage)?,
+            lineage: lineage.clone(),
             site,
         })
     }
 
-    /// Accepts clients until the phase changes, and stays until they are gone.
+    /// The port, for who hands it over.
+    pub(crate) fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
+    /// Accepts clients until they are to finish, and stays until they are gone.
     pub(crate) async fn serve(
         self,
         core: Arc<Core>,
         slots: Arc<Semaphore>,
         mut phase: watch::Receiver<Phase>,
     ) {
-        let Listener {
-            socket,
-            config,
-            site,
-        } = self;
-        let server = Some(config);
-        let endpoint = Endpoint::new(
-            EndpointConfig::default(),
-            server,
-            socket,
-            Arc::new(TokioRuntime),
-        );
-        let endpoint = match endpoint {
+        let endpoint = match self.open() {
             Ok(endpoint) => endpoint,
             Err(error) => return tracing::error!("HTTP/3 cannot be served: {error}"),
         };
+        let site = self.site;
         site.set_works(true);
         let door = Door {
             core,
@@ -129,10 +143,16 @@ impl Listener {
             site,
             phases: phase.clone(),
         };
+        let mut is_left = false;
         loop {
             tokio::select! {
                 biased;
-                _ = phase.changed() => break,
+                changed = phase.changed() => match (changed, *phase.borrow_and_update()) {
+                    // Who was asked here to prove its address comes back here.
+                    (Ok(()), Phase::Leaving) => is_left = true,
+                    (Ok(()), Phase::Serving) => {}
+                    _ => break,
+                },
                 incoming = endpoint.accept() => match incoming {
                     Some(incoming) => door.admit(incoming),
                     None => {
@@ -142,17 +162,32 @@ impl Listener {
                 },
             }
         }
-        door.site.set_works(false);
+        // Another process serves it now, if this one has left.
+        door.site.set_works(is_left);
         // Who comes now is refused.
         endpoint.set_server_config(None);
         endpoint.wait_idle().await;
     }
+
+    fn open(&self) -> io::Result<Endpoint> {
+        let port = Port::open(Arc::clone(&self.seat), self.lineage.clone())?;
+        let mut config = EndpointConfig::new(self.lineage.resets());
+        let lineage = self.lineage.clone();
+        config.cid_generator(move || Box::new(lineage.ids()));
+        let server = Some(self.config.clone());
+        let runtime = Arc::new(TokioRuntime);
+        Endpoint::new_with_abstract_socket(config, server, Arc::new(port), runtime)
+    }
 }
 
-fn config(identity: &Arc<Identity>, patience: Patience) -> io::Result<ServerConfig> {
+fn config(
+    identity: &Arc<Identity>,
+    patience: Patience,
+    lineage: &Lineage,
+) -> io::Result<ServerConfig> {
     let tls = identity.over_quic(&[PROTOCOL]).map_err(io::Error::other)?;
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
-    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut config = ServerConfig::new(Arc::new(crypto), lineage.tokens());
     let idle = u64::try_from(patience.idle.as_millis()).unwrap_or(u64::MAX);
     let idle = VarInt::from_u64(idle).map(IdleTimeout::from);
     let mut transport = quinn::TransportConfig::default();
@@ -226,7 +261,7 @@ async fn serve_client(
         core: Arc::clone(core),
         requests: JoinSet::new(),
         asked: 0,
-        is_closing: false,
+        parting: Parting::No,
         asks_no_more: false,
     };
     // Dropped at its end, it closes the connection.
@@ -241,40 +276,66 @@ struct Conversation {
     core: Arc<Core>,
     requests: JoinSet<()>,
     asked: usize,
-    /// Requests that come now are not served.
-    is_closing: bool,
-    /// The client has said that none will come.
+    parting: Parting,
+    /// The client has said that no more requests will come.
     asks_no_more: bool,
+}
+
+/// How far a connection is on its way to its end (RFC 9114, 5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parting {
+    /// It goes on.
+    No,
+    /// The client is asked to go on elsewhere; what is on its way is served,
+    /// until this moment.
+    Asked(Instant),
+    /// It is told which requests are served, and may go, until this moment.
+    Told(Instant),
 }
 
 impl Conversation {
     /// Takes requests until the client or the phase ends it. What is being
     /// served then is dropped.
     async fn run(mut self, mut phase: watch::Receiver<Phase>) {
-        while !(self.is_closing && self.requests.is_empty()) {
-            let rests = self.client.waits(self.core.patience);
-            let rests = rests
-                .filter(|_| self.requests.is_empty())
-                .map(|(_, until)| until);
+        loop {
+            let until = match self.parting {
+                Parting::No => self.rests(),
+                Parting::Asked(until) => Some(until),
+                Parting::Told(until) => Some(until).filter(|_| self.requests.is_empty()),
+            };
+            if self.asks_no_more && self.requests.is_empty() {
+                return;
+            }
             tokio::select! {
                 biased;
                 changed = phase.changed() => {
                     let now = *phase.borrow();
                     match (changed, now) {
                         (Ok(()), Phase::Serving) => {}
-                        (Ok(()), Phase::Draining) => self.close().await,
+                        (Ok(()), Phase::Leaving | Phase::Draining) => self.ask_to_go().await,
                         (Ok(()), Phase::Closing) | (Err(_), _) => return,
                     }
                 }
                 accepted = self.connection.accept(), if !self.asks_no_more => match accepted {
                     Ok(Some(resolver)) => self.begin(resolver).await,
-                    Ok(None) => (self.is_closing, self.asks_no_more) = (true, true),
+                    Ok(None) => self.asks_no_more = true,
                     Err(_) => return,
                 },
                 Some(_) = self.requests.join_next() => {}
-                () = at(rests) => self.close().await,
+                () = at(until) => match self.parting {
+                    Parting::No => self.ask_to_go().await,
+                    Parting::Asked(_) => self.tell_to_go().await,
+                    Parting::Told(_) => return,
+                },
             }
         }
+    }
+
+    /// Until when a client is waited for that asks nothing.
+    fn rests(&self) -> Option<Instant> {
+        let waits = self.client.waits(self.core.patience);
+        let waits = waits.filter(|_| self.requests.is_empty());
+        waits.map(|(_, until)| until)
     }
 
     async fn begin(&mut self, resolver: RequestResolver<Connection, Bytes>) {
@@ -287,16 +348,30 @@ impl Conversation {
         });
         self.asked += 1;
         if self.asked >= REQUESTS_MAX {
-            self.close().await;
+            self.ask_to_go().await;
         }
     }
 
-    /// Tells the client that requests after those that came are not served.
-    async fn close(&mut self) {
-        if !self.is_closing {
-            self.is_closing = true;
-            let _lost = timeout(GOODBYE, self.connection.shutdown(0)).await;
+    /// Asks the client to go on elsewhere, and serves what is on its way.
+    async fn ask_to_go(&mut self) {
+        if self.parting != Parting::No {
+            return;
         }
+        // h3 counts from the last request. Before the first one nothing can be
+        // said that would not refuse it.
+        if self.asked > 0 {
+            let _lost = timeout(GOODBYE, self.connection.shutdown(MANY)).await;
+        }
+        self.parting = Parting::Asked(Instant::now() + GOODBYE);
+    }
+
+    /// Tells the client that requests after those that came are not served.
+    async fn tell_to_go(&mut self) {
+        self.streams.close();
+        // The id is the first one that is not served: the next one, and
+        // without any the first.
+        let _lost = timeout(GOODBYE, self.connection.shutdown(1)).await;
+        self.parting = Parting::Told(Instant::now() + GOODBYE);
     }
 }
 
@@ -318,7 +393,11 @@ async fn serve_request(
     else {
         return core.metrics.unread().inc();
     };
-    let Some(Facts { allowance, left }) = streams.take(stream.send_id()) else {
+    let Some(Facts {
+        allowance,
+        mut left,
+    }) = streams.take(stream.send_id())
+    else {
         return;
     };
     let (mut sending, receiving) = stream.split();
@@ -330,10 +409,12 @@ async fn serve_request(
     let response = tokio::select! {
         biased;
         Ok(response) = service::serve(core, client, request) => response,
-        () = left => return,
+        () = &mut left => return,
     };
-    if send(&mut sending, response).await.is_err() {
-        sending.stop_stream(Code::H3_INTERNAL_ERROR);
+    match send(&mut sending, response).await {
+        // A connection that is closed forgets what has not arrived.
+        Ok(()) => left.await,
+        Err(NotSent) => sending.stop_stream(Code::H3_INTERNAL_ERROR),
     }
 }
 

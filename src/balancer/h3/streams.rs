@@ -5,7 +5,7 @@
 //! allowance, which grows with what it gives out again.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -32,7 +32,8 @@ pub(super) type Allowance = Arc<AtomicUsize>;
 /// What h3 does not say of a request's stream.
 pub(super) struct Facts {
     pub(super) allowance: Allowance,
-    /// Ready when the client does not want the answer any more.
+    /// Ready when the client has all of the answer, or does not want it any
+    /// more.
     pub(super) left: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
 }
 
@@ -49,18 +50,29 @@ pub(super) struct Connection {
     one_way: Accepting<quinn::RecvStream>,
     opening: Option<Accepting<quinn::SendStream>>,
     fresh: Fresh,
+    is_closed: Arc<AtomicBool>,
 }
 
 /// Hands out what is known of streams.
 #[derive(Clone)]
-pub(super) struct Streams(Fresh);
+pub(super) struct Streams {
+    fresh: Fresh,
+    is_closed: Arc<AtomicBool>,
+}
 
 impl Streams {
     /// What is known of this one, once.
     pub(super) fn take(&self, id: StreamId) -> Option<Facts> {
-        let mut fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         let place = fresh.iter().position(|(it, _)| *it == id)?;
         Some(fresh.swap_remove(place).1)
+    }
+
+    /// Rejects requests that come from now on, so that the client knows that it
+    /// may send them elsewhere. h3 itself would serve one more than its GOAWAY
+    /// says, which the client would send again.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -72,9 +84,11 @@ impl Connection {
             one_way: accept_one_way(&quic),
             opening: None,
             fresh: Arc::clone(&fresh),
+            is_closed: Arc::default(),
             quic,
         };
-        (connection, Streams(fresh))
+        let is_closed = Arc::clone(&connection.is_closed);
+        (connection, Streams { fresh, is_closed })
     }
 }
 
@@ -86,6 +100,12 @@ fn accept_both_ways(quic: &quinn::Connection) -> Accepting<(quinn::SendStream, q
 fn accept_one_way(quic: &quinn::Connection) -> Accepting<quinn::RecvStream> {
     let quic = quic.clone();
     Box::pin(async move { quic.accept_uni().await })
+}
+
+fn reject((mut sending, mut receiving): (quinn::SendStream, quinn::RecvStream)) {
+    let code = number(Code::H3_REQUEST_REJECTED.value());
+    // The client may have given it up already.
+    let _gone = (sending.reset(code), receiving.stop(code));
 }
 
 impl<B: Buf> quic::Connection<B> for Connection {
@@ -108,11 +128,14 @@ impl<B: Buf> quic::Connection<B> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BothWays<B>, ConnectionErrorIncoming>> {
-        let accepted = ready!(self.both_ways.as_mut().poll(cx));
-        self.both_ways = accept_both_ways(&self.quic);
-        let (sending, receiving) = match accepted {
-            Ok(streams) => streams,
-            Err(error) => return Poll::Ready(Err(of_connection(error))),
+        let (sending, receiving) = loop {
+            let accepted = ready!(self.both_ways.as_mut().poll(cx));
+            self.both_ways = accept_both_ways(&self.quic);
+            match accepted {
+                Ok(streams) if self.is_closed.load(Ordering::Relaxed) => reject(streams),
+                Ok(streams) => break streams,
+                Err(error) => return Poll::Ready(Err(of_connection(error))),
+            }
         };
         let receiving = Receiving::new(receiving, REQUEST_ALLOWANCE);
         let stopped = sending.stopped();

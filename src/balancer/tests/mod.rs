@@ -5,6 +5,7 @@ mod caching;
 mod client;
 mod failover;
 mod front;
+mod handover;
 mod limits;
 mod messages;
 mod modes;
@@ -18,12 +19,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::client::{Answer, Client};
 use self::node::{Node, Reply, answer};
-use super::{Balancer, Observer, Snapshot};
+use super::{Balancer, Inherited, Observer, Order, Snapshot};
 use crate::config;
 
 const MS: Duration = Duration::from_millis(1);
@@ -75,6 +76,11 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
     }
 }
 
+/// The same for tests elsewhere, which ask no node.
+pub(super) fn settings_without_nodes() -> config::Balancer {
+    settings(&[])
+}
+
 /// A balancer that runs until it is dropped or stopped.
 struct Running {
     address: SocketAddr,
@@ -82,25 +88,28 @@ struct Running {
     secure: Option<SocketAddr>,
     observer: Observer,
     registry: prometheus::Registry,
-    stop: Option<oneshot::Sender<()>>,
+    orders: watch::Sender<Order>,
     task: JoinHandle<std::io::Result<()>>,
 }
 
 impl Running {
     fn start(settings: &config::Balancer) -> Running {
-        let balancer = Balancer::bind(settings).expect("everything is there");
+        Running::after(settings, Inherited::default(), Order::Serve)
+    }
+
+    fn after(settings: &config::Balancer, inherited: Inherited, order: Order) -> Running {
+        let balancer = Balancer::bind(settings, inherited).expect("everything is there");
         let registry = prometheus::Registry::new();
-        balancer.register(&registry).expect("the names are new");
-        let (stop, stopped) = oneshot::channel();
+        let registered = balancer.observer().register(&registry);
+        registered.expect("the names are new");
+        let (orders, ordered) = watch::channel(order);
         Running {
             address: balancer.addresses()[0],
             secure: balancer.addresses().get(1).copied(),
             observer: balancer.observer(),
             registry,
-            stop: Some(stop),
-            task: tokio::spawn(balancer.run(async {
-                let _dropped = stopped.await;
-            })),
+            orders,
+            task: tokio::spawn(balancer.run(ordered, || {})),
         }
     }
 
@@ -117,12 +126,8 @@ impl Running {
     }
 
     /// Asks for the drain; the balancer goes on running.
-    fn begin_to_stop(&mut self) {
-        self.stop
-            .take()
-            .expect("asked once")
-            .send(())
-            .expect("it runs");
+    fn begin_to_stop(&self) {
+        self.orders.send_replace(Order::Drain);
     }
 
     fn secure(&self) -> SocketAddr {

@@ -3,7 +3,7 @@
 use super::*;
 
 fn error(settings: &config::Balancer) -> String {
-    Balancer::bind(settings)
+    Balancer::bind(settings, Inherited::default())
         .expect_err("it cannot start")
         .to_string()
 }
@@ -64,9 +64,10 @@ async fn it_serves_on_all_its_addresses() {
     settings
         .listen
         .push("127.0.0.1:0".parse().expect("an address"));
-    let balancer = Balancer::bind(&settings).expect("everything is there");
+    let balancer = Balancer::bind(&settings, Inherited::default()).expect("everything is there");
     let addresses = balancer.addresses();
-    let task = tokio::spawn(balancer.run(std::future::pending()));
+    let (_orders, ordered) = watch::channel(Order::Serve);
+    let task = tokio::spawn(balancer.run(ordered, || {}));
     assert_eq!(addresses.len(), 2);
     for address in addresses {
         assert_eq!(Client::connect(address).await.get("/").await.text(), "a");
@@ -81,7 +82,7 @@ async fn stopping_finishes_what_runs_and_takes_nothing_new() {
         _ => answer(200, "quick"),
     })
     .await;
-    let mut running = Running::ready(&settings(&[&node])).await;
+    let running = Running::ready(&settings(&[&node])).await;
     let mut idle = running.client().await;
     assert_eq!(idle.get("/").await.status, 200);
     let mut slow = running.client().await;
@@ -112,7 +113,7 @@ async fn stopping_does_not_wait_longer_than_a_request_may_take() {
     let node = Node::start(|_| Reply::Hang).await;
     let mut settings = settings(&[&node]);
     settings.request_timeout = 200 * MS;
-    let mut running = Running::ready(&settings).await;
+    let running = Running::ready(&settings).await;
     // A head that never ends has more time than that.
     let mut client = running.client().await;
     client.write("GET / HT").await;
@@ -133,7 +134,7 @@ async fn the_log_has_a_line_for_every_request() {
         ..config::Route::default()
     };
     settings.routes = BTreeMap::from([("movie".to_owned(), route)]);
-    let mut running = Running::ready(&settings).await;
+    let running = Running::ready(&settings).await;
     let mut client = running.client().await;
     client.get("/api/movie/17?x").await;
     client

@@ -4,6 +4,10 @@
 //! Descriptors go with `SHOW FDS`, in PgBouncer's columns, so that PgBouncer
 //! and pgweir can follow each other either way. What PgBouncer's columns have
 //! no room for is here, in `SHOW HANDOVER`, by the number of the descriptor.
+//!
+//! What there is of a balancer goes with `SHOW BALANCER`, see [`front`].
+
+pub mod front;
 
 use serde::{Deserialize, Serialize};
 
