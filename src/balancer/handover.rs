@@ -431,31 +431,33 @@ fn micros(micros: u64) -> Duration {
 /// (`CLOCK_MONOTONIC`), beside this one's own.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
-    /// Read first: what was long ago seems a little longer ago, never less.
     common: Duration,
-    own: Instant,
+    /// Read before it and after it: what was long ago seems a little longer
+    /// ago, never less.
+    own: [Instant; 2],
 }
 
 impl Clock {
     fn look() -> Clock {
+        let before = Instant::now();
         let now = clock_gettime(ClockId::Monotonic);
         let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
         let nanos = u32::try_from(now.tv_nsec).unwrap_or_default();
         Clock {
             common: Duration::new(seconds, nanos),
-            own: Instant::now(),
+            own: [before, Instant::now()],
         }
     }
 
     fn micros(&self, own: Instant) -> u64 {
-        let ago = self.own.saturating_duration_since(own);
+        let ago = self.own[1].saturating_duration_since(own);
         self.common.saturating_sub(ago).as_micros() as u64
     }
 
     /// None for a moment that this process cannot name.
     fn instant(&self, common: u64) -> Option<Instant> {
         let ago = self.common.saturating_sub(micros(common));
-        self.own.checked_sub(ago)
+        self.own[0].checked_sub(ago)
     }
 }
 
@@ -465,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_moment_is_the_same_in_both_processes_and_never_later() {
-        let (before, earlier) = (Clock::look(), Instant::now());
+        let (earlier, before) = (Instant::now(), Clock::look());
         std::thread::sleep(Duration::from_millis(2));
         let told = before.micros(earlier);
         let read = Clock::look().instant(told).expect("not before the start");
