@@ -181,6 +181,14 @@ impl Front {
         serves.then_some(front)
     }
 
+    /// It has read its configuration again.
+    fn reloaded(self) -> Front {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(sent.expect("kill runs").success());
+        self
+    }
+
     fn read(&self, file: &str) -> String {
         let text = std::fs::read(self.folder.path().join(file)).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
@@ -282,6 +290,37 @@ fn curl_gets_the_same_over_http_and_https_and_no_redirect() {
     assert_eq!(fields["x-forwarded-proto"], "https");
     assert_eq!(fields["via"], "2.0 pgweir");
     assert_eq!(fields["host"], format!("127.0.0.1:{}", front.secure));
+}
+
+#[test]
+fn curl_as_a_proxy_says_whose_connection_it_is_and_must() {
+    let front = Front::start("");
+    let config = front.folder.path().join("pgweir.toml");
+    let text = front.read("pgweir.toml");
+    let listed = text.replacen(
+        "max_body",
+        "proxy_protocol_from = \"127.0.0.0/8\"\nmax_body",
+        1,
+    );
+    std::fs::write(config, listed).expect("the folder is ours");
+    let front = front.reloaded();
+    let http = format!("http://127.0.0.1:{}/x", front.plain);
+    eventually("who does not say it is closed", || {
+        let output = curl(&[&http]).output().expect("curl runs");
+        match output.status.success() {
+            true => Err("it is served".to_owned()),
+            false => Ok(()),
+        }
+    });
+    for (arguments, expected) in [
+        (&["--http1.1", &http][..], "1.1 200 0 GET 0"),
+        (&["--http2-prior-knowledge", &http], "2 200 0 GET 0"),
+        (&["--http1.1", &front.https("/x")], "1.1 200 0 GET 0"),
+        (&[&front.https("/x")], "2 200 0 GET 0"),
+    ] {
+        let arguments = [&["--haproxy-protocol"], arguments].concat();
+        assert_eq!(curled(&arguments), expected, "{arguments:?}");
+    }
 }
 
 #[test]

@@ -42,6 +42,7 @@ mod node;
 mod nodes;
 mod policy;
 mod pressure;
+mod proxy;
 mod queue;
 mod rate;
 mod recent;

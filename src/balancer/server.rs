@@ -14,6 +14,7 @@ use super::client::{Client, Transport};
 use super::core::Core;
 use super::http1;
 use super::http2::{self, PREFACE};
+use super::proxy;
 use super::secure::TlsIo;
 use super::site::Site;
 use crate::net::tls::Offer;
@@ -81,13 +82,8 @@ pub(crate) async fn accept(
                 match &speech {
                     Speech::Plain => drop(tokio::spawn(serve_plain(stream, address, open, phase))),
                     Speech::Tls(tls) => {
-                        drop(tokio::spawn(serve_tls(
-                            stream,
-                            address,
-                            tls.clone(),
-                            open,
-                            phase,
-                        )));
+                        let tls = tls.clone();
+                        drop(tokio::spawn(serve_tls(stream, address, tls, open, phase)));
                     }
                 }
             }
@@ -116,6 +112,35 @@ async fn next_client(
     Ok((stream, address, slot))
 }
 
+/// The client of a connection, and what was read of it already: the one that
+/// came, unless it is a proxy that says first whose connection it is. None if
+/// it does not, or goes.
+async fn introduced(
+    stream: &mut TcpStream,
+    address: SocketAddr,
+    core: &Core,
+    phase: &mut watch::Receiver<Phase>,
+) -> Option<(SocketAddr, Vec<u8>)> {
+    let proxies = &core.settings.proxy_protocol_from;
+    if !proxies.iter().any(|it| it.holds(address.ip())) {
+        return Some((address, Vec::new()));
+    }
+    let read = tokio::select! {
+        biased;
+        read = timeout(core.patience.head, proxy::read(stream)) => read,
+        _ = phase.changed() => return None,
+    };
+    match read {
+        Ok(Ok(Some((header, early)))) => Some((header.client.unwrap_or(address), early)),
+        // It only looked whether somebody listens.
+        Ok(Ok(None)) => None,
+        Ok(Err(_)) | Err(_) => {
+            core.metrics.proxy_header_missed();
+            None
+        }
+    }
+}
+
 /// Serves a client in clear: HTTP/2 if it begins as only that begins, else
 /// HTTP/1.
 async fn serve_plain(
@@ -125,8 +150,11 @@ async fn serve_plain(
     mut phase: watch::Receiver<Phase>,
 ) {
     let core = &open.core;
+    let introduced = introduced(&mut stream, address, core, &mut phase).await;
+    let Some((address, mut early)) = introduced else {
+        return;
+    };
     let client = Arc::new(Client::new(address, None, Instant::now()));
-    let mut early = Vec::new();
     let read = tokio::select! {
         biased;
         read = timeout(core.patience.head, read_early(&mut stream, &mut early)) => read,
@@ -150,17 +178,21 @@ async fn serve_plain(
 /// Shakes hands with a client, and serves it in the protocol that was agreed
 /// on.
 async fn serve_tls(
-    stream: TcpStream,
+    mut stream: TcpStream,
     address: SocketAddr,
     tls: Tls,
     open: Open,
-    phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     let core = &open.core;
+    let introduced = introduced(&mut stream, address, core, &mut phase).await;
+    let Some((address, early)) = introduced else {
+        return;
+    };
     let client = Arc::new(Client::new(address, Some(tls.site), Instant::now()));
     let handshake = async {
         let _turn = tls.handshakes.acquire().await;
-        TlsIo::accept(stream, tls.offer).await
+        TlsIo::accept(stream, tls.offer, &early).await
     };
     let Ok(Ok(stream)) = timeout(core.patience.head, handshake).await else {
         return core.metrics.handshake_failed();
@@ -181,23 +213,22 @@ enum Begins {
     Otherwise,
 }
 
-/// Reads until it is clear what a client speaks.
+/// Reads until it is clear what a client speaks. Some may have been read.
 async fn read_early(stream: &mut impl Transport, early: &mut Vec<u8>) -> io::Result<Begins> {
     early.reserve_exact(EARLY);
     loop {
-        let before = early.len();
-        if stream.read_buf(early).await? == 0 {
-            return Ok(match before {
-                0 => Begins::Never,
-                _ => Begins::Otherwise,
-            });
-        }
         let known = early.len().min(PREFACE.len());
         if early[..known] != PREFACE[..known] {
             return Ok(Begins::Otherwise);
         }
         if known == PREFACE.len() {
             return Ok(Begins::WithPreface);
+        }
+        if stream.read_buf(early).await? == 0 {
+            return Ok(match known {
+                0 => Begins::Never,
+                _ => Begins::Otherwise,
+            });
         }
     }
 }

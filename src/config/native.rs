@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::kind::Kind;
 use super::model::{Password, Replay};
+use super::network::Network;
 use super::settings::{default_text, reloadable, section};
 
 section! {
@@ -105,6 +106,8 @@ section! {
         domain: Vec<String> = "", Kind::Words, start, Pgweir;
         /// Folder for what is kept from start to start: the self-signed certificate. Absent: `$STATE_DIRECTORY`, which systemd sets, else `/var/lib/pgweir`.
         state_dir: Option<PathBuf> = null, Kind::File, start, Pgweir;
+        /// Proxies that say whose connection they pass on (PROXY protocol, versions 1 and 2) before anything else, in TCP: networks as `10.0.0.0/8`. Who is in them must, and of nobody else it is heard.
+        proxy_protocol_from: Vec<Network> = "", Kind::Networks, reload, Pgweir;
         /// Time to connect to a node.
         connect_timeout: Duration = "1", Kind::Time, reload, Pgweir;
         /// Time from a request's arrival to the end of its answer, where the route does not say.

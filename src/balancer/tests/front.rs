@@ -20,10 +20,10 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 
 /// A folder for the certificate, removed in the end.
-struct State(PathBuf);
+pub(super) struct State(PathBuf);
 
 impl State {
-    fn new(name: &str) -> State {
+    pub(super) fn new(name: &str) -> State {
         let name = format!("pgweir-front-{name}-{}", std::process::id());
         State(std::env::temp_dir().join(name))
     }
@@ -40,7 +40,7 @@ impl Drop for State {
 }
 
 /// Settings with HTTPS beside HTTP.
-fn secure_settings(nodes: &[&Node], state: &State) -> config::Balancer {
+pub(super) fn secure_settings(nodes: &[&Node], state: &State) -> config::Balancer {
     config::Balancer {
         https_listen: vec!["127.0.0.1:0".parse().expect("an address")],
         state_dir: Some(state.0.clone()),
@@ -55,6 +55,16 @@ async fn connect_tls(
     state: &State,
     protocols: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    connect_tls_on(stream, state, protocols).await
+}
+
+/// The same on a connection that there is.
+pub(super) async fn connect_tls_on(
+    stream: TcpStream,
+    state: &State,
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let own = CertificateDer::from_pem_file(state.certificate()).expect("it was made");
     let mut roots = RootCertStore::empty();
     roots.add(own).expect("a certificate");
@@ -66,7 +76,6 @@ async fn connect_tls(
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
     let name = ServerName::try_from("localhost").expect("a name");
-    let stream = TcpStream::connect(address).await.expect("it listens");
     TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await

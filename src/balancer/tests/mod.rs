@@ -10,6 +10,7 @@ mod messages;
 mod modes;
 mod node;
 mod operations;
+mod proxied;
 mod refusals;
 mod renewal;
 
@@ -46,6 +47,7 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
         tls_key_file: None,
         domain: Vec::new(),
         state_dir: None,
+        proxy_protocol_from: Vec::new(),
         nodes: nodes.iter().enumerate().map(node).collect(),
         routes: BTreeMap::new(),
         health: config::Health {
