@@ -25,6 +25,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 
 use super::framing::{At, HEAD_MAX, Scanner};
+pub use super::h3::fuzz::quic;
 use super::hygiene::{self, Origin, X_REQUEST_ID};
 use super::policy::{self, Length, TARGET_MAX};
 use super::proxy;
@@ -303,7 +304,7 @@ fn routes() -> Routes {
 }
 
 /// What is served is asked of a node in one form only.
-fn judge(mut head: Parts) {
+pub(super) fn judge(mut head: Parts) {
     let Ok(accepted) = policy::judge(&head, MAX_BODY) else {
         return;
     };

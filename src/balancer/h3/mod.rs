@@ -1,5 +1,7 @@
 //! HTTP/3 with clients. Nothing outside this folder names h3 or quinn.
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod streams;
 
 use std::fmt;
@@ -12,11 +14,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use h3::error::Code;
+use h3::error::{Code, StreamError};
 use h3::server::{RequestResolver, RequestStream};
 use http_body_util::BodyExt;
-use hyper::Response;
 use hyper::header::{DATE, HeaderValue};
+use hyper::{Request, Response};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -36,7 +38,7 @@ use super::service;
 use super::site::Site;
 use crate::net::tls::Identity;
 
-use self::streams::{Allowance, Connection, Facts, Receiving, Sending, Streams};
+use self::streams::{Allowance, Connection, Facts, Left, Receiving, Sending, Streams};
 
 /// The protocol as TLS names it (ALPN).
 const PROTOCOL: &[u8] = b"h3";
@@ -308,25 +310,57 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
+/// A request whose head has come.
+struct Asked {
+    request: Request<RequestBody>,
+    sending: RequestStream<Sending<Bytes>, Bytes>,
+    /// Ready when the client does not want the answer any more.
+    left: Left,
+}
+
+/// Reads a request's head. None if its stream is not known.
+///
+/// # Errors
+/// It is none that HTTP/3 allows.
+async fn receive(
+    resolver: RequestResolver<Connection, Bytes>,
+    streams: &Streams,
+) -> Result<Option<Asked>, StreamError> {
+    let (request, stream) = resolver.resolve_request().await?;
+    let Some(Facts { allowance, left }) = streams.take(stream.send_id()) else {
+        return Ok(None);
+    };
+    let (sending, receiving) = stream.split();
+    let body = QuicBody {
+        receiving,
+        allowance,
+    };
+    let request = request.map(|()| RequestBody::Quic(Box::new(body)));
+    Ok(Some(Asked {
+        request,
+        sending,
+        left,
+    }))
+}
+
 async fn serve_request(
     resolver: RequestResolver<Connection, Bytes>,
     streams: Streams,
     core: Arc<Core>,
     client: Arc<Client>,
 ) {
-    let Ok(Ok((request, stream))) = timeout(core.patience.head, resolver.resolve_request()).await
-    else {
+    let received = timeout(core.patience.head, receive(resolver, &streams)).await;
+    let Ok(Ok(asked)) = received else {
         return core.metrics.unread().inc();
     };
-    let Some(Facts { allowance, left }) = streams.take(stream.send_id()) else {
+    let Some(Asked {
+        request,
+        mut sending,
+        left,
+    }) = asked
+    else {
         return;
     };
-    let (mut sending, receiving) = stream.split();
-    let body = QuicBody {
-        receiving,
-        allowance,
-    };
-    let request = request.map(|()| RequestBody::Quic(Box::new(body)));
     let response = tokio::select! {
         biased;
         response = service::serve(core, client, request) => response,
