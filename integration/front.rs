@@ -130,17 +130,22 @@ fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
 
 impl Front {
     fn start(settings: &str) -> Front {
+        Front::before(None, settings)
+    }
+
+    /// With this node instead of an origin, if there is one.
+    fn before(node: Option<u16>, settings: &str) -> Front {
         // Another process may take a free port before it does.
-        let mut tries = (0..3).filter_map(|_| Front::launch(settings));
+        let mut tries = (0..3).filter_map(|_| Front::launch(node, settings));
         tries.next().expect("ports are free long enough")
     }
 
     /// None if it has ended.
-    fn launch(settings: &str) -> Option<Front> {
+    fn launch(node: Option<u16>, settings: &str) -> Option<Front> {
         let folder = Folder::new("front");
         let origin = Origin::start();
+        let node = node.unwrap_or(origin.port);
         let [plain, secure, pooler] = free_ports();
-        let node = origin.port;
         let config = folder.write(
             "pgweir.toml",
             &format!(
@@ -320,6 +325,30 @@ fn curl_as_a_proxy_says_whose_connection_it_is_and_must() {
     ] {
         let arguments = [&["--haproxy-protocol"], arguments].concat();
         assert_eq!(curled(&arguments), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn curl_that_asked_for_our_name_gets_no_other_host() {
+    let front = Front::start("");
+    let to = format!("::127.0.0.1:{}", front.secure);
+    let get = |protocol: &str, name: &str, host: &str| {
+        let (host, url) = (format!("Host: {host}"), format!("https://{name}/x"));
+        let connect = ["--connect-to", &to, "-o", "/dev/null"];
+        let rest = [protocol, "-H", &host, &url];
+        curled(&[&connect[..], &rest].concat())
+    };
+    for (protocol, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        for (name, host, status) in [
+            ("front.test", "front.test", 200),
+            ("front.test", "localhost:8443", 200),
+            ("front.test", "other.test", 421),
+            ("other.test", "front.test", 200),
+            ("127.0.0.1", "other.test", 200),
+        ] {
+            let expected = format!("{version} {status} 0 ");
+            assert_eq!(get(protocol, name, host), expected, "{name} {host}");
+        }
     }
 }
 

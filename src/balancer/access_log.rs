@@ -157,6 +157,7 @@ fn write_line(output: &mut impl Write, entry: &Entry, names: &Names) -> io::Resu
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
+    #[serde(serialize_with = "as_address")]
     client: SocketAddr,
     method: &'a str,
     #[serde(serialize_with = "as_text")]
@@ -222,6 +223,14 @@ impl<'a> Line<'a> {
             request_id: entry.request_id.to_str().unwrap_or_default(),
             error: entry.error,
         }
+    }
+}
+
+/// Without the port, where nobody said one.
+fn as_address<S: Serializer>(value: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+    match value.port() {
+        0 => serializer.collect_str(&value.ip()),
+        _ => serializer.collect_str(value),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use hyper::header::HeaderValue;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -31,6 +32,10 @@ pub(crate) struct Client {
     address: SocketAddr,
     /// The site it reached over TLS; none in clear.
     site: Option<Arc<Site>>,
+    /// It is a proxy, and what it says of its clients is believed.
+    is_trusted: bool,
+    /// It asked for a host of ours in its handshake.
+    is_held_to_hosts: bool,
     inner: Mutex<Inner>,
 }
 
@@ -94,6 +99,8 @@ impl Client {
         Client {
             address,
             site,
+            is_trusted: false,
+            is_held_to_hosts: false,
             inner: Mutex::new(Inner {
                 scanner: Scanner::default(),
                 requests: 0,
@@ -106,6 +113,34 @@ impl Client {
                 reset: false,
             }),
         }
+    }
+
+    /// The same client, which is a proxy to be believed, or not.
+    pub(crate) fn trusted(self, is_trusted: bool) -> Client {
+        Client { is_trusted, ..self }
+    }
+
+    /// The same client, which asked for this host in its handshake (SNI).
+    pub(crate) fn asking_for(self, host: Option<&str>) -> Client {
+        let is_ours = |site: &Site| host.is_some_and(|it| site.is_named(it));
+        Client {
+            is_held_to_hosts: self.site().is_some_and(is_ours),
+            ..self
+        }
+    }
+
+    /// Whether what it says of its clients is believed.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
+
+    /// Whether it asks for another host than the site's, after it asked for
+    /// one of the site's in its handshake (RFC 9110, 7.4).
+    pub(crate) fn is_misdirected(&self, host: Option<&HeaderValue>) -> bool {
+        self.is_held_to_hosts
+            && host
+                .zip(self.site())
+                .is_some_and(|(host, site)| !site.serves(host))
     }
 
     /// Its address.

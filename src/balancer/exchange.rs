@@ -1,6 +1,7 @@
 //! One request from its arrival to the end of its answer: what is noted on the
 //! way, and counted and logged at the end, however it ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +13,7 @@ use super::access_log::Entry;
 use super::cache::Lookup;
 use super::client::Client;
 use super::core::Core;
+use super::forwarded;
 use super::hygiene::X_REQUEST_ID;
 use super::metrics::{CutBy, Ended};
 use super::request_id;
@@ -50,7 +52,13 @@ impl Exchange {
             status: None,
             entry: Some(Entry {
                 time,
-                client: client.address(),
+                client: match client.is_trusted() {
+                    true => {
+                        let trusted = &core.settings.trusted_proxies;
+                        forwarded::client(&head.headers, client.address(), trusted)
+                    }
+                    false => client.address(),
+                },
                 method: head.method.clone(),
                 target: target(head),
                 version: head.version,
@@ -81,6 +89,11 @@ impl Exchange {
     /// Its id.
     pub(crate) fn id(&self) -> HeaderValue {
         self.entry().request_id.clone()
+    }
+
+    /// Who made it.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.entry().client.ip()
     }
 
     /// Its way so far.

@@ -327,6 +327,8 @@ pub(super) fn judge(mut head: Parts) {
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         version: head.version,
         is_secure: false,
+        is_trusted: false,
+        tells_forwarded: false,
     };
     let id = HeaderValue::from_static("id");
     hygiene::clean_request(&mut head.headers, &accepted, origin, id.clone());

@@ -27,6 +27,7 @@ mod download;
 mod drive;
 mod exchange;
 mod failure;
+mod forwarded;
 mod framing;
 mod front;
 #[cfg(any(fuzzing, test))]
@@ -174,7 +175,7 @@ impl Balancer {
             let listener = listener("balancer.https_listen", *address)?;
             // The same port, also where the system chose it.
             let address = listener.local_addr()?;
-            let site = Arc::new(Site::new(address.port(), settings.http3));
+            let site = Arc::new(Site::new(address.port(), settings.http3, &settings.domain));
             if settings.http3 {
                 let (identity, patience) = (&certificate.identity, self.core.patience);
                 let bound = h3::Listener::bind(address, identity, Arc::clone(&site), patience);

@@ -154,7 +154,8 @@ async fn serve_plain(
     let Some((address, mut early)) = introduced else {
         return;
     };
-    let client = Arc::new(Client::new(address, None, Instant::now()));
+    let client = Client::new(address, None, Instant::now());
+    let client = Arc::new(client.trusted(core.trusts(address)));
     let read = tokio::select! {
         biased;
         read = timeout(core.patience.head, read_early(&mut stream, &mut early)) => read,
@@ -189,14 +190,26 @@ async fn serve_tls(
     let Some((address, early)) = introduced else {
         return;
     };
-    let client = Arc::new(Client::new(address, Some(tls.site), Instant::now()));
+    let came = Instant::now();
+    // Only a site with names is interested in which one it is.
+    let (offer, hearing) = match tls.site.has_names() {
+        true => {
+            let (offer, hearing) = tls.offer.hearing();
+            (offer, Some(hearing))
+        }
+        false => (tls.offer, None),
+    };
     let handshake = async {
         let _turn = tls.handshakes.acquire().await;
-        TlsIo::accept(stream, tls.offer, &early).await
+        TlsIo::accept(stream, offer, &early).await
     };
     let Ok(Ok(stream)) = timeout(core.patience.head, handshake).await else {
         return core.metrics.handshake_failed();
     };
+    let host = hearing.as_ref().and_then(|it| it.name());
+    let client = Client::new(address, Some(tls.site), came);
+    let client = client.asking_for(host).trusted(core.trusts(address));
+    let client = Arc::new(client);
     match stream.speaks_http_2() {
         true => Box::pin(http2::serve(stream, Vec::new(), &client, core, phase)).await,
         false => http1::serve(stream, Vec::new(), &client, core, phase).await,

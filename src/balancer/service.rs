@@ -89,11 +89,14 @@ async fn ask(
     body: RequestBody,
 ) -> Result<Reply, Failure> {
     let accepted = policy::judge(&head, core.upload.max_body).map_err(Failure::Refused)?;
+    if client.is_misdirected(accepted.host.as_ref()) {
+        return Err(Failure::Refused(Refusal::Misdirected));
+    }
     let id = core.routes.find(&head.method, accepted.target.path());
     exchange.on_route(id);
     let route = core.routes.get(id);
     let deadline = exchange.began() + route.timeout;
-    let limited = core.limiter.admit(client.address().ip(), id, Instant::now);
+    let limited = core.limiter.admit(exchange.client(), id, Instant::now);
     if let Err(limited) = limited {
         core.metrics.limited(id, limited.by);
         return Err(Failure::Limited(limited));
@@ -120,6 +123,8 @@ async fn ask(
         client: client.address().ip(),
         version: head.version,
         is_secure: client.site().is_some(),
+        is_trusted: client.is_trusted(),
+        tells_forwarded: core.settings.forwarded,
     };
     hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
     let request = NodeRequest {

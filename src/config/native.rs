@@ -102,12 +102,16 @@ section! {
         tls_cert_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
         /// Its key, in PEM.
         tls_key_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
-        /// Names of a self-signed certificate besides `localhost`, `127.0.0.1` and `::1`.
+        /// Names of the site, and of a self-signed certificate besides `localhost`, `127.0.0.1` and `::1`. Who asks for one of them in its handshake gets 421 for other hosts.
         domain: Vec<String> = "", Kind::Words, start, Pgweir;
         /// Folder for what is kept from start to start: the self-signed certificate. Absent: `$STATE_DIRECTORY`, which systemd sets, else `/var/lib/pgweir`.
         state_dir: Option<PathBuf> = null, Kind::File, start, Pgweir;
         /// Proxies that say whose connection they pass on (PROXY protocol, versions 1 and 2) before anything else, in TCP: networks as `10.0.0.0/8`. Who is in them must, and of nobody else it is heard.
         proxy_protocol_from: Vec<Network> = "", Kind::Networks, reload, Pgweir;
+        /// Proxies, by their networks, that are believed in what they say of clients: `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`. From others it is dropped.
+        trusted_proxies: Vec<Network> = "", Kind::Networks, reload, Pgweir;
+        /// Tell nodes the client, the scheme and the host in `Forwarded` (RFC 7239), too.
+        forwarded: bool = "0", Kind::Bool, reload, Pgweir;
         /// Time to connect to a node.
         connect_timeout: Duration = "1", Kind::Time, reload, Pgweir;
         /// Time from a request's arrival to the end of its answer, where the route does not say.

@@ -19,7 +19,7 @@ use h3::server::{RequestResolver, RequestStream};
 use http_body_util::BodyExt;
 use hyper::header::{DATE, HeaderValue};
 use hyper::{Request, Response};
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -213,7 +213,11 @@ async fn serve_client(
         return core.metrics.handshake_failed();
     };
     drop(turn);
-    let client = Client::new(quic.remote_address(), Some(site), Instant::now());
+    let address = quic.remote_address();
+    let client = Client::new(address, Some(site), Instant::now());
+    let client = client
+        .asking_for(host(&quic).as_deref())
+        .trusted(core.trusts(address));
     let (connection, streams) = Connection::new(quic);
     let mut builder = h3::server::builder();
     builder.max_field_section_size(HEAD_MAX as u64);
@@ -233,6 +237,12 @@ async fn serve_client(
     };
     // Dropped at its end, it closes the connection.
     Box::pin(conversation.run(phase)).await;
+}
+
+/// The host that a client asked for in its handshake (SNI).
+fn host(quic: &quinn::Connection) -> Option<String> {
+    let data = quic.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    data.server_name
 }
 
 /// A connection and its requests.

@@ -48,6 +48,8 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
         domain: Vec::new(),
         state_dir: None,
         proxy_protocol_from: Vec::new(),
+        trusted_proxies: Vec::new(),
+        forwarded: false,
         nodes: nodes.iter().enumerate().map(node).collect(),
         routes: BTreeMap::new(),
         health: config::Health {

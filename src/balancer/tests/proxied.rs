@@ -188,3 +188,91 @@ async fn the_header_comes_before_tls() {
     assert_eq!(asked.header("x-forwarded-proto"), Some("https"));
     running.begin_to_stop();
 }
+
+/// A request with more fields, and what its node was asked then.
+async fn asked(running: &Running, node: &Node, fields: &str) -> (u16, node::Received) {
+    let mut client = running.client().await;
+    let request = format!("GET / HTTP/1.1\r\nHost: a:80\r\n{fields}\r\n");
+    client.write(request).await;
+    let status = client.answer().await.status;
+    (status, node.received().pop().expect("it was asked"))
+}
+
+const SAID: &str = "X-Forwarded-For: 203.0.113.5, 192.0.2.1\r\nX-Forwarded-Proto: https\r\n\
+                    X-Forwarded-Host: shop.example\r\nForwarded: for=192.0.2.1\r\n\
+                    X-Real-IP: 192.0.2.1\r\nX-Request-Id: given-1\r\n";
+
+#[tokio::test]
+async fn a_trusted_proxy_is_believed_and_nobody_else() {
+    let node = Node::named("a").await;
+    let settings = config::Balancer {
+        trusted_proxies: networks("127.0.0.0/8"),
+        ..settings(&[&node])
+    };
+    let running = Running::ready(&settings).await;
+    let (_, told) = asked(&running, &node, SAID).await;
+    let expected = "203.0.113.5, 192.0.2.1, 127.0.0.1";
+    assert_eq!(told.header("x-forwarded-for"), Some(expected));
+    assert_eq!(told.header("x-forwarded-proto"), Some("https"));
+    assert_eq!(told.header("x-forwarded-host"), Some("shop.example"));
+    assert_eq!(told.header("x-request-id"), Some("given-1"));
+    assert_eq!(told.header("forwarded"), None);
+    assert_eq!(told.header("x-real-ip"), None);
+
+    let settings = config::Balancer {
+        trusted_proxies: networks("10.0.0.0/8"),
+        ..settings
+    };
+    let running = Running::ready(&settings).await;
+    let (_, told) = asked(&running, &node, SAID).await;
+    assert_eq!(told.header("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(told.header("x-forwarded-proto"), Some("http"));
+    assert_eq!(told.header("x-forwarded-host"), Some("a:80"));
+}
+
+#[tokio::test]
+async fn nodes_are_told_in_forwarded_if_they_are_to_be() {
+    let node = Node::named("a").await;
+    let ours = "for=127.0.0.1;by=_pgweir;proto=http;host=\"a:80\"";
+    for (trusted, expected) in [
+        ("", ours.to_owned()),
+        ("127.0.0.1", format!("for=192.0.2.1, {ours}")),
+    ] {
+        let settings = config::Balancer {
+            trusted_proxies: networks(trusted),
+            forwarded: true,
+            ..settings(&[&node])
+        };
+        let running = Running::ready(&settings).await;
+        let (_, told) = asked(&running, &node, SAID).await;
+        assert_eq!(told.header("forwarded"), Some(&*expected));
+    }
+}
+
+#[tokio::test]
+async fn the_client_that_a_trusted_proxy_names_is_limited_and_logged() {
+    let node = Node::named("a").await;
+    let log = std::env::temp_dir().join(format!("pgweir-trusted-{}", std::process::id()));
+    let settings = config::Balancer {
+        client_rate: 1,
+        client_burst: 1,
+        trusted_proxies: networks("127.0.0.1, 10.0.0.0/8"),
+        access_log: Some(log.display().to_string()),
+        ..settings(&[&node])
+    };
+    let mut running = Running::ready(&settings).await;
+    let mut statuses = Vec::new();
+    for list in ["192.0.2.1", "1.1.1.1, 192.0.2.1, 10.9.9.9", "192.0.2.2"] {
+        let fields = format!("X-Forwarded-For: {list}\r\n");
+        statuses.push(asked(&running, &node, &fields).await.0);
+    }
+    assert_eq!(statuses, [200, 429, 200]);
+    running.begin_to_stop();
+    let ended = in_time("the end", &mut running.task).await;
+    ended.expect("no panic").expect("in order");
+    drop(running);
+    let text = std::fs::read_to_string(&log).expect("a log");
+    std::fs::remove_file(&log).expect("it is ours");
+    let client = |address: &str| text.matches(&format!("\"client\":\"{address}\"")).count();
+    assert_eq!((client("192.0.2.1"), client("192.0.2.2")), (2, 1), "{text}");
+}
