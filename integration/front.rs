@@ -353,6 +353,37 @@ fn curl_that_asked_for_our_name_gets_no_other_host() {
 }
 
 #[test]
+fn websockets_pass_where_they_are_allowed() {
+    let [port] = free_ports();
+    let mut server = Command::new("setpriv");
+    server.args(["--pdeathsig", "KILL", "--"]).arg(python());
+    server.stdin(Stdio::null());
+    let driver = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/integration/drivers/tunnel_driver.py"
+    );
+    server.args([driver, "server", &port.to_string()]);
+    let mut server = process::spawn(server);
+    let route = "[balancer.routes.chat]\npath = \"/chat\"\nupgrade = [\"websocket\"]\n";
+    let front = Front::before(Some(port), route);
+    let mut client = script(python(), "tunnel_driver.py");
+    client.arg("client");
+    client.args([front.plain, front.secure].map(|port| port.to_string()));
+    let text = succeeded(&client.output().expect("python runs"));
+    let is_tunnel = |it: &&serde_json::Value| it["status"] == 101;
+    let lines = front.access(|lines| lines.iter().filter(is_tunnel).count() == 7);
+    server.kill().ok();
+    server.wait().ok();
+    assert!(text.ends_with(" checks"), "{text}");
+    for line in lines.iter().filter(is_tunnel) {
+        assert_eq!(line["route"], "chat", "{line}");
+        for bytes in ["bytes_in", "bytes_out"] {
+            assert!(line[bytes].as_u64() > Some(5_000), "{line}");
+        }
+    }
+}
+
+#[test]
 fn h2load_is_served_over_tls_and_in_clear() {
     let front = Front::start("");
     let plain = format!("http://127.0.0.1:{}/x", front.plain);

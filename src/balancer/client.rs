@@ -202,6 +202,11 @@ impl Client {
         inner.scanner.at() != At::Gap || inner.scanner.refused().is_some()
     }
 
+    /// Whether its socket takes no more bytes.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.inner().blocked_since.is_some()
+    }
+
     /// What is waited for, and until when.
     pub(crate) fn waits(&self, patience: Patience) -> Option<(Waits, Instant)> {
         let inner = self.inner();
@@ -297,6 +302,11 @@ impl<T: Transport> ClientIo<T> {
         let mut io = ClientIo::messages(stream, client, early);
         io.is_scanned = false;
         io
+    }
+
+    /// Whether bytes of it were thrown away.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// The socket.

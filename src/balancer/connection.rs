@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper::{Request, Response};
@@ -31,8 +32,9 @@ const ANSWER_HEAD_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct NodeConnection {
     sender: SendRequest<Upload>,
-    /// None once the connection is closed.
-    driver: Option<Pin<Box<Driver>>>,
+    driver: Box<Driver>,
+    /// HTTP has ended on it.
+    is_done: bool,
     facts: Arc<Facts>,
     /// Since when it lies idle.
     idle_since: Instant,
@@ -80,7 +82,8 @@ impl NodeConnection {
             .await?;
         Ok(NodeConnection {
             sender,
-            driver: Some(Box::pin(driver)),
+            driver: Box::new(driver),
+            is_done: false,
             facts,
             idle_since: Instant::now(),
             used: false,
@@ -99,11 +102,24 @@ impl NodeConnection {
 
     /// Reads and writes what there is to read and write.
     pub(crate) fn poll_drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(driver) = &mut self.driver
-            && driver.as_mut().poll(cx).is_ready()
-        {
-            self.driver = None;
+        if !self.is_done {
+            self.is_done = Pin::new(&mut *self.driver).poll(cx).is_ready();
         }
+    }
+
+    /// Its socket, after the node has agreed to leave HTTP, and what it said
+    /// behind that.
+    pub(crate) async fn into_socket(mut self) -> (TcpStream, Bytes) {
+        std::future::poll_fn(|cx| {
+            self.poll_drive(cx);
+            match self.is_done {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+        let parts = self.driver.into_parts();
+        (parts.io.into_inner().stream, parts.read_buf)
     }
 
     /// Whether an idle connection is open, as far as this side can know.
@@ -135,7 +151,7 @@ impl NodeConnection {
     }
 
     fn is_reusable(&self) -> bool {
-        self.driver.is_some() && self.sender.is_ready()
+        !self.is_done && self.sender.is_ready()
     }
 
     /// Sends a request and waits for the head of its answer. Dropping the
@@ -244,7 +260,6 @@ impl NodeIo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 

@@ -55,6 +55,8 @@ pub(crate) struct Core {
     pub(crate) patience: Patience,
     /// Longest pause between two pieces of an answer's body.
     pub(crate) body_timeout: Duration,
+    /// Longest time in which nobody says anything in a tunnel.
+    pub(crate) tunnel_timeout: Duration,
     /// Longest time a stream of HTTP/2 or HTTP/3 takes, to the last byte the
     /// client has room for.
     pub(crate) stream_timeout: Duration,

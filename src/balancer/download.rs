@@ -17,6 +17,7 @@ use super::exchange::Exchange;
 use super::metrics::CutBy;
 use super::nodes::Permit;
 use super::timer::IdleTimer;
+use super::tunnel::Tunnel;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
@@ -27,6 +28,8 @@ pub(crate) enum Download {
     Own(Bytes),
     /// A node's.
     Node(Box<FromNode>),
+    /// None: the connection goes on as a tunnel, which is taken from here.
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 /// A node's body.
@@ -134,7 +137,7 @@ impl FromNode {
                     let Ok(piece) = frame.into_data() else {
                         continue;
                     };
-                    source.exchange.sent(piece.len());
+                    source.exchange.sent(piece.len() as u64);
                     if self.incoming.is_end_stream() {
                         self.complete(cx);
                     }
@@ -205,6 +208,7 @@ impl Body for Download {
             Download::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Download::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Download::Node(node) => node.poll_piece(cx).map_ok(Frame::data),
+            Download::Tunnel(_) => Poll::Ready(None),
         }
     }
 
@@ -212,6 +216,7 @@ impl Body for Download {
         match self {
             Download::Own(bytes) => bytes.is_empty(),
             Download::Node(node) => node.source.is_none() && node.cut.is_none(),
+            Download::Tunnel(_) => true,
         }
     }
 
@@ -219,6 +224,7 @@ impl Body for Download {
         match self {
             Download::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Download::Node(node) => node.incoming.size_hint(),
+            Download::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

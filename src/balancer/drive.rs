@@ -31,7 +31,7 @@ pub(crate) async fn drive<C>(
     client: &Client,
     patience: Patience,
     metrics: &Metrics,
-    mut phase: watch::Receiver<Phase>,
+    phase: &mut watch::Receiver<Phase>,
 ) -> End
 where
     C: GracefulConnection<Error = hyper::Error> + Unpin,

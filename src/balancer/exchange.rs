@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
-use hyper::{Method, Uri, Version};
+use hyper::{Method, StatusCode, Uri, Version};
 
 use super::access_log::Entry;
 use super::cache::Lookup;
@@ -15,7 +15,7 @@ use super::client::Client;
 use super::core::Core;
 use super::forwarded;
 use super::hygiene::X_REQUEST_ID;
-use super::metrics::{CutBy, Ended};
+use super::metrics::{CutBy, Ended, OpenTunnel};
 use super::request_id;
 use super::route::RouteId;
 use super::trail::Trail;
@@ -35,6 +35,8 @@ pub(crate) struct Exchange {
     cut: Option<CutBy>,
     /// Status of the answer, once it has one.
     status: Option<u16>,
+    /// How long it was a request, if it is a tunnel since.
+    until_tunnel: Option<Duration>,
     entry: Option<Entry>,
 }
 
@@ -50,6 +52,7 @@ impl Exchange {
             received: Arc::default(),
             cut: None,
             status: None,
+            until_tunnel: None,
             entry: Some(Entry {
                 time,
                 client: match client.is_trusted() {
@@ -127,11 +130,27 @@ impl Exchange {
     }
 
     /// A piece of the answer's body goes out.
-    pub(crate) fn sent(&mut self, bytes: usize) {
+    pub(crate) fn sent(&mut self, bytes: u64) {
         let entry = self.entry_mut();
         if entry.method != Method::HEAD {
-            entry.bytes_out += bytes as u64;
+            entry.bytes_out += bytes;
         }
+    }
+
+    /// It goes on as a tunnel.
+    pub(crate) fn switched(&mut self) {
+        self.until_tunnel = Some(self.began.elapsed());
+        self.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16(), None);
+    }
+
+    /// Counts an open tunnel until what it gives is dropped.
+    pub(crate) fn tunnel_opens(&self) -> OpenTunnel {
+        self.core.metrics.tunnel_opens()
+    }
+
+    /// It has ended for a reason that is nobody's fault.
+    pub(crate) fn ended(&mut self, why: &'static str) {
+        self.entry_mut().error = Some(why);
     }
 
     /// The answer ended early; the word says why.
@@ -172,7 +191,8 @@ impl Drop for Exchange {
             method: &entry.method,
             version: entry.version,
             status: entry.status,
-            duration: entry.duration,
+            // A tunnel's is that of its conversation, not the node's.
+            duration: self.until_tunnel.unwrap_or(entry.duration),
             cut: self.cut,
         });
         metrics.in_flight().dec();

@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +19,7 @@ use super::drive::{End, drive};
 use super::framing::HEAD_MAX;
 use super::server::Phase;
 use super::service;
+use super::tunnel::{Tunnel, divert};
 
 /// Bytes of a client's stream that hyper holds at most.
 const BUFFER_MAX: usize = 2 * HEAD_MAX;
@@ -34,12 +35,13 @@ pub(crate) async fn serve<T: Transport>(
     early: Vec<u8>,
     client: &Arc<Client>,
     core: &Arc<Core>,
-    phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<Phase>,
 ) {
+    let tunnel = Mutex::default();
     let service = service_fn(|request| {
         let request = hyper::Request::map(request, RequestBody::Hyper);
         let serving = service::serve(Arc::clone(core), Arc::clone(client), request);
-        async { Ok::<_, Infallible>(serving.await) }
+        async { Ok::<_, Infallible>(divert(serving.await, &tunnel)) }
     });
     let io = TokioIo::new(ClientIo::messages(stream, Arc::clone(client), early));
     let mut connection = http1::Builder::new()
@@ -47,13 +49,35 @@ pub(crate) async fn serve<T: Transport>(
         .max_header_size(HEAD_MAX)
         .max_buf_size(BUFFER_MAX)
         .serve_connection(io, service);
-    let end = drive(&mut connection, client, core.patience, &core.metrics, phase).await;
+    let end = drive(
+        &mut connection,
+        client,
+        core.patience,
+        &core.metrics,
+        &mut phase,
+    )
+    .await;
     let is_unreadable = matches!(&end, End::Failed(error) if error.is_parse());
     if is_unreadable || matches!(end, End::HeadTimeout) {
         core.metrics.unread().inc();
     }
     match end {
         End::Abandoned => {}
+        End::Finished if has(&tunnel) => {
+            let Parts { io, read_buf, .. } = connection.into_parts();
+            let mut io = io.into_inner();
+            let tunnel = tunnel.into_inner().unwrap_or_else(PoisonError::into_inner);
+            // What the client said early is no HTTP, and may have looked like a
+            // bad one; and hyper leaves without what the socket did not take of
+            // the answer.
+            let is_whole = !io.is_broken() && !client.is_blocked();
+            match tunnel.filter(|_| is_whole) {
+                Some(tunnel) => {
+                    Box::pin(tunnel.run(io.stream(), read_buf, &mut phase)).await;
+                }
+                None => client.reset(),
+            }
+        }
         End::Finished | End::Failed(_) => {
             if client.has_unread() {
                 linger(connection.into_parts().io.into_inner().stream()).await;
@@ -61,6 +85,11 @@ pub(crate) async fn serve<T: Transport>(
         }
         End::HeadTimeout => send_away(connection.into_parts().io.into_inner().stream()).await,
     }
+}
+
+fn has(tunnel: &Mutex<Option<Box<Tunnel>>>) -> bool {
+    let tunnel = tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+    tunnel.is_some()
 }
 
 /// Tells a client that its head took too long.

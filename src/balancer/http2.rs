@@ -48,7 +48,7 @@ pub(crate) async fn serve<T: Transport>(
     early: Vec<u8>,
     client: &Arc<Client>,
     core: &Arc<Core>,
-    phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     let service = service_fn({
         let (core, client) = (Arc::clone(core), Arc::clone(client));
@@ -71,7 +71,14 @@ pub(crate) async fn serve<T: Transport>(
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .serve_connection(io, service);
-    let end = drive(&mut connection, client, core.patience, &core.metrics, phase).await;
+    let end = drive(
+        &mut connection,
+        client,
+        core.patience,
+        &core.metrics,
+        &mut phase,
+    )
+    .await;
     if matches!(end, End::Failed(_)) && !client.has_asked() {
         core.metrics.unread().inc();
     }

@@ -58,6 +58,7 @@ mod service;
 mod site;
 mod timer;
 mod trail;
+mod tunnel;
 mod upload;
 
 #[cfg(test)]

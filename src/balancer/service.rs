@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::header::{ALT_SVC, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::attempt::{Answered, NodeRequest};
 use super::body::RequestBody;
@@ -23,7 +23,9 @@ use super::policy;
 use super::queue::NodeSet;
 use super::refusal::Refusal;
 use super::site::Site;
+use super::tunnel;
 use super::upload::Upload;
+use crate::config::Replay;
 
 /// Serves a request of this client. The answer's body carries the request on
 /// to its end.
@@ -46,6 +48,7 @@ pub(crate) async fn serve(
         Ok(Reply::Node(answered, deadline)) => {
             pass_on(&core, client, version, exchange, answered, deadline)
         }
+        Ok(Reply::Switched(node, protocol)) => switch(&core, exchange, *node, &protocol),
         Ok(Reply::Kept(served)) => answer_from_cache(&client, exchange, &served),
         Err(failure) => {
             let mut response = failure.answer(version);
@@ -77,6 +80,8 @@ enum Reply {
     Node(Answered, Instant),
     /// A kept one.
     Kept(Served),
+    /// A node goes on in another protocol.
+    Switched(Box<tunnel::Node>, HeaderValue),
 }
 
 /// Has the request answered: from the cache, if its route keeps answers, else
@@ -106,8 +111,10 @@ async fn ask(
         .await
         .map_err(|_elapsed| Failure::Refused(Refusal::BodyTimeout))?
         .map_err(Failure::Refused)?;
+    let upgrade = tunnel::wanted(&route.upgrade, &head, accepted.length);
     if let Some(rule) = route.cache {
         if cache::is_for(&head)
+            && upgrade.is_none()
             && upload.is_empty()
             && let Some(served) = cache::ask(core, rule, &accepted.target, deadline).await?
         {
@@ -127,17 +134,48 @@ async fn ask(
         tells_forwarded: core.settings.forwarded,
     };
     hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
+    let replay = match &upgrade {
+        None => route.replay,
+        Some(protocol) => {
+            tunnel::ask(&mut head.headers, protocol);
+            // Sent again only if it never arrived, whatever the route says.
+            match route.replay {
+                Replay::Always => Replay::Proven,
+                less => less,
+            }
+        }
+    };
     let request = NodeRequest {
         method: head.method,
         target: accepted.target,
         headers: head.headers,
-        replay: route.replay,
+        replay,
         last_choice: NodeSet::default(),
         deadline,
+        upgrade: upgrade.clone(),
         received: Arc::clone(exchange.received()),
     };
     let answered = journey::answer(core, exchange.trail(), request, upload).await?;
-    Ok(Reply::Node(answered, deadline))
+    match upgrade {
+        Some(protocol) if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let node = Box::pin(tunnel::Node::switched(answered, deadline)).await?;
+            Ok(Reply::Switched(Box::new(node), protocol))
+        }
+        _ => Ok(Reply::Node(answered, deadline)),
+    }
+}
+
+/// The answer after which client and node speak another protocol.
+fn switch(
+    core: &Core,
+    exchange: Exchange,
+    mut node: tunnel::Node,
+    protocol: &HeaderValue,
+) -> Response<Download> {
+    let (status, version) = (node.head.status, node.head.version);
+    let mut headers = std::mem::take(&mut node.head.headers);
+    hygiene::clean_response(&mut headers, status, version, exchange.id());
+    tunnel::Tunnel::answer(node, headers, protocol, exchange, core.tunnel_timeout)
 }
 
 fn pass_on(
@@ -186,7 +224,7 @@ fn answer_from_cache(
     offer_alternative(client, response.headers_mut());
     exchange.cached(served.lookup, served.age);
     exchange.answered(served.stored.status.as_u16(), None);
-    exchange.sent(served.stored.body.len());
+    exchange.sent(served.stored.body.len() as u64);
     response
 }
 
@@ -201,6 +239,6 @@ fn answer_ourselves(
     }
     response.headers_mut().insert(X_REQUEST_ID, exchange.id());
     exchange.answered(response.status().as_u16(), Some(failure.label()));
-    exchange.sent(response.body().len());
+    exchange.sent(response.body().len() as u64);
     response.map(Download::Own)
 }

@@ -122,7 +122,9 @@ section! {
         keepalive_timeout: Duration = "60", Kind::Time, reload, Pgweir;
         /// Longest pause between two pieces of a body, in either direction.
         body_timeout: Duration = "30", Kind::Time, reload, Pgweir;
-        /// Requests in flight to one node; more wait.
+        /// Longest time in which neither side of a tunnel (`upgrade` of a route) says anything.
+        tunnel_timeout: Duration = "300", Kind::Time, reload, Pgweir;
+        /// Requests in flight to one node, tunnels among them; more wait.
         max_in_flight: usize = "200", Kind::Int { min: 1, max: u32::MAX as i64 }, reload, Pgweir;
         /// Waiting requests; more are refused with 503.
         queue_size: usize = "1000", Kind::UINT, reload, Pgweir;
@@ -192,6 +194,8 @@ section! {
         timeout: Option<Duration> = null, Kind::Time, reload, Pgweir;
         /// When a failed request may be sent to another node: `proven` is when it never reached the first one, or its method is safe.
         replay: Replay = "proven", Kind::Word(Replay::WORDS), reload, Pgweir;
+        /// Protocols that a connection of HTTP/1.1 may go on in when client and node agree, as `websocket`: a GET without a body then becomes a tunnel. Empty: none, and nodes do not hear of it.
+        upgrade: Vec<String> = "", Kind::Words, reload, Pgweir;
         /// Requests a second on this route, of all clients together; more get 429. 0 is any number.
         rate: u32 = "0", Kind::UINT, reload, Pgweir;
         /// How many of them may come at once; 0 is as many as in a second.

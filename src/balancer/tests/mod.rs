@@ -13,6 +13,7 @@ mod operations;
 mod proxied;
 mod refusals;
 mod renewal;
+mod tunnels;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -50,6 +51,7 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
         proxy_protocol_from: Vec::new(),
         trusted_proxies: Vec::new(),
         forwarded: false,
+        tunnel_timeout: 10 * SECOND,
         nodes: nodes.iter().enumerate().map(node).collect(),
         routes: BTreeMap::new(),
         health: config::Health {
