@@ -18,6 +18,9 @@ struct Parsed {
     body: usize,
 }
 
+/// Length of the body of `/large`: more than the sockets on the way hold.
+const LARGE: usize = 16 * 1024 * 1024;
+
 /// An application that answers with the method and the length of the body, and
 /// notes all it parses, except checks.
 struct Origin {
@@ -71,9 +74,10 @@ fn serve(stream: TcpStream, noted: &Mutex<Vec<Parsed>>) -> Option<()> {
             }
         };
         let method = line.split(' ').next().unwrap_or_default().to_owned();
-        let text = match line.starts_with("GET /ping ") {
-            true => "pong".to_owned(),
-            false => format!("{method} {body}"),
+        let text = match line.split(' ').nth(1) {
+            Some("/ping") => "pong".to_owned(),
+            Some("/large") => "x".repeat(LARGE),
+            _ => format!("{method} {body}"),
         };
         if text != "pong" {
             let parsed = Parsed { line, fields, body };
@@ -395,6 +399,71 @@ fn h2load_is_served_over_tls_and_in_clear() {
             text.contains("600 succeeded, 0 failed, 0 errored"),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn wrk_is_served_over_tls_and_in_clear() {
+    let front = Front::start("");
+    let plain = format!("http://127.0.0.1:{}/x", front.plain);
+    for url in [front.https("/x"), plain] {
+        let mut load = bounded("wrk");
+        load.args(["-t", "2", "-c", "20", "-d", "1s", &url]);
+        let text = succeeded(&load.output().expect("wrk runs"));
+        assert!(text.contains(" requests in "), "{text}");
+        for complaint in ["Socket errors", "Non-2xx"] {
+            assert!(!text.contains(complaint), "{text}");
+        }
+    }
+}
+
+/// Slow heads, slow bodies, many ranges, slow reading: each with more clients
+/// than a node may have requests. Others are served meanwhile, memory stays
+/// bounded, and nothing of it stays.
+#[test]
+fn slow_clients_do_no_harm_to_others() {
+    const CLIENTS: usize = 300;
+    let front =
+        Front::start("max_in_flight = 100\nheader_timeout = \"3s\"\nbody_timeout = \"3s\"\n");
+    let process = format!("/proc/{}", front.child.id());
+    let descriptors = || {
+        std::fs::read_dir(format!("{process}/fd"))
+            .expect("it runs")
+            .count()
+    };
+    let resident = || {
+        let pages = std::fs::read_to_string(format!("{process}/statm")).expect("it runs");
+        let pages = pages.split(' ').nth(1).expect("a number");
+        pages.parse::<usize>().expect("a number") * 4 / 1024
+    };
+    let (quiet, before) = (descriptors(), resident());
+    for (path, mode) in [
+        ("/x", "-H -i 1 -t GET"),
+        ("/x", "-B -i 1 -s 8192"),
+        ("/x", "-R -a 10 -b 3000"),
+        ("/large", "-X -w 512 -y 1024 -n 1 -z 32 -k 3"),
+    ] {
+        let url = format!("http://127.0.0.1:{}{path}", front.plain);
+        let clients = CLIENTS.to_string();
+        let mut attack = bounded("slowhttptest");
+        attack.args(mode.split(' '));
+        attack.args(["-c", &clients, "-r", "150", "-l", "6", "-u", &url]);
+        attack.stdout(Stdio::null());
+        let mut attack = attack.spawn().expect("slowhttptest runs");
+        let mut served = 0;
+        while attack.try_wait().expect("a child").is_none() {
+            let url = format!("http://127.0.0.1:{}/y", front.plain);
+            assert_eq!(curled(&[&url]), "1.1 200 0 GET 0", "{mode}");
+            served += 1;
+            let grown = resident().saturating_sub(before);
+            assert!(grown < 200, "{mode}: {grown} MiB for {CLIENTS} clients");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert!(served > 1, "{mode} lasted");
+        eventually("slow clients are gone", || match descriptors() {
+            open if open < quiet + 50 => Ok(()),
+            open => Err(format!("{mode}: {open} descriptors, {quiet} before")),
+        });
     }
 }
 

@@ -15,7 +15,7 @@
 //!   2   server       process             one logged-in PostgreSQL connection; signals, pid file, daemon
 //!   1   net          auth                sockets, TLS, DNS; who may log in (exchanges without I/O)
 //!   0   wire         config     stats    bytes <-> messages; the settings table; counters and histograms
-//!       handover                         what one process tells the next
+//!       handover     system_calls        what one process tells the next; the only unsafe code
 //! ```
 
 pub mod admin;
@@ -35,4 +35,5 @@ pub mod prepare;
 pub mod process;
 pub mod server;
 pub mod stats;
+pub mod system_calls;
 pub mod wire;

@@ -1,6 +1,5 @@
 //! One attempt to have a request answered by one node.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, Uri};
 
-use super::connection::{NodeConnection, SendFailed};
+use super::connection::{NodeConnection, NotSent, SendFailed};
 use super::core::Core;
 use super::failure::Failure;
 use super::health::Event;
@@ -65,8 +64,8 @@ pub(crate) struct Miss {
 }
 
 /// Sends a request to the node of this permit and waits for the head of the
-/// answer: until the request's deadline, or until `leave` is ready, which says
-/// that the request has to leave the node. `fresh` asks for a new connection.
+/// answer: until the request's deadline, or until `leave` says that the request
+/// has to leave the node. `fresh` asks for a new connection.
 ///
 /// # Errors
 /// No answer came.
@@ -76,23 +75,23 @@ pub(crate) async fn attempt(
     body: Upload,
     permit: Permit,
     fresh: bool,
-    leave: impl Future<Output = ()>,
+    leave: impl Fn() -> bool,
 ) -> Result<Answered, Miss> {
     let mut connection = match connect(core, request.deadline, &permit, fresh).await {
         Ok(connection) => connection,
         Err(failure) => return Err(Miss::not_connected(failure, body)),
     };
     let reused = connection.is_used();
+    if request.upgrade.is_some() {
+        connection.may_switch();
+    }
     let message = message(request, &permit, body);
     let sent = Instant::now();
-    let result = tokio::select! {
-        biased;
-        result = connection.send(message) => result,
-        () = tokio::time::sleep_until(request.deadline.into()) => {
-            return Err(Miss::at_deadline());
-        }
-        () = leave => return Err(Miss::left()),
+    let look = |now| match now >= request.deadline {
+        true => Some(Miss::at_deadline()),
+        false => leave().then(Miss::left),
     };
+    let result = connection.send(message, look).await;
     match result {
         // An upgrade that nobody asked for.
         Ok(response)
@@ -110,7 +109,8 @@ pub(crate) async fn attempt(
                 permit,
             })
         }
-        Err(failed) => Err(Miss::broken(failed, reused, &request.received)),
+        Err(NotSent::Ended(miss)) => Err(miss),
+        Err(NotSent::Failed(failed)) => Err(Miss::broken(failed, reused, &request.received)),
     }
 }
 
@@ -167,16 +167,22 @@ impl Miss {
     }
 
     fn broken(failed: SendFailed, reused: bool, received: &Received) -> Miss {
-        let SendFailed { error, sent, body } = failed;
-        let progress = match sent {
-            true => Progress::Ambiguous,
-            false => Progress::NotSerialized,
+        let SendFailed {
+            error,
+            sent,
+            not_acknowledged,
+            body,
+        } = failed;
+        let progress = match (sent, not_acknowledged) {
+            (false, _) => Progress::NotSerialized,
+            (true, true) => Progress::NotAcknowledged,
+            (true, false) => Progress::Ambiguous,
         };
         let (failure, event) = match received.refusal() {
             Some(refusal) => (Failure::Refused(refusal), None),
             None if error.is_parse() => (Failure::Nonsense, Some(Event::RequestFailed)),
             // That a kept connection had ended says nothing of the node.
-            None if reused && !sent => (Failure::Broken(progress), None),
+            None if reused && progress.is_undelivered() => (Failure::Broken(progress), None),
             None => (Failure::Broken(progress), Some(Event::RequestFailed)),
         };
         Miss {

@@ -54,7 +54,7 @@ impl HealthCheck {
         headers.insert(HOST, node.host.clone());
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         let mut connection = node.connect().await.ok()?;
-        let answer = connection.send(request).await.ok()?;
+        let answer = connection.send(request, |_| None::<()>).await.ok()?;
         let status = answer.status();
         // Busy is not sick: the node's own limiter counts checks too.
         if status == StatusCode::TOO_MANY_REQUESTS {

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::framing::{At, Scanner};
 use super::refusal::Refusal;
 use super::site::Site;
+use super::tunnel::Tunnel;
 
 /// Time between telling a client that its connection ends and ending it, for
 /// what is on the way.
@@ -58,6 +59,9 @@ struct Inner {
     leaves: (f64, Instant),
     /// The end of the connection has to look like an accident.
     reset: bool,
+    /// It and a node have agreed to leave HTTP, as soon as it has the answer.
+    /// A tunnel has its client: it must not stay here.
+    tunnel: Option<Box<Tunnel>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +115,7 @@ impl Client {
                 dismissed: None,
                 leaves: (0.0, now),
                 reset: false,
+                tunnel: None,
             }),
         }
     }
@@ -189,6 +194,16 @@ impl Client {
     /// is cut.
     pub(crate) fn reset(&self) {
         self.inner().reset = true;
+    }
+
+    /// It leaves HTTP when it has the answer to its last request.
+    pub(crate) fn leaves_http(&self, tunnel: Box<Tunnel>) {
+        self.inner().tunnel = Some(tunnel);
+    }
+
+    /// What it leaves HTTP for, once.
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.inner().tunnel.take()
     }
 
     /// Whether a request of it has been served.

@@ -37,7 +37,7 @@ pub(crate) struct Exchange {
     status: Option<u16>,
     /// How long it was a request, if it is a tunnel since.
     until_tunnel: Option<Duration>,
-    entry: Option<Entry>,
+    entry: Entry,
 }
 
 impl Exchange {
@@ -53,7 +53,7 @@ impl Exchange {
             cut: None,
             status: None,
             until_tunnel: None,
-            entry: Some(Entry {
+            entry: Entry {
                 time,
                 client: match client.is_trusted() {
                     true => {
@@ -73,7 +73,7 @@ impl Exchange {
                 cache: None,
                 request_id: request_id.unwrap_or_else(|| core.ids.make(time)),
                 error: None,
-            }),
+            },
             core: Arc::clone(core),
             client: Arc::clone(client),
         }
@@ -86,22 +86,22 @@ impl Exchange {
 
     /// Whether it asks for no body.
     pub(crate) fn is_head(&self) -> bool {
-        self.entry().method == Method::HEAD
+        self.entry.method == Method::HEAD
     }
 
     /// Its id.
     pub(crate) fn id(&self) -> HeaderValue {
-        self.entry().request_id.clone()
+        self.entry.request_id.clone()
     }
 
     /// Who made it.
     pub(crate) fn client(&self) -> IpAddr {
-        self.entry().client.ip()
+        self.entry.client.ip()
     }
 
     /// Its way so far.
     pub(crate) fn trail(&mut self) -> &mut Trail {
-        &mut self.entry_mut().trail
+        &mut self.entry.trail
     }
 
     /// Where its body is counted.
@@ -111,29 +111,29 @@ impl Exchange {
 
     /// Its route is known.
     pub(crate) fn on_route(&mut self, route: RouteId) {
-        self.entry_mut().trail.route = route;
+        self.entry.trail.route = route;
     }
 
     /// What the cache did for it, and the age of what it gave.
     pub(crate) fn cached(&mut self, lookup: Lookup, age: Duration) {
         self.core
             .metrics
-            .cached(self.entry().trail.route, lookup, age);
-        self.entry_mut().cache = Some((lookup, age));
+            .cached(self.entry.trail.route, lookup, age);
+        self.entry.cache = Some((lookup, age));
     }
 
     /// The head of the answer goes out; `error` says what went wrong if the
     /// balancer answers itself.
     pub(crate) fn answered(&mut self, status: u16, error: Option<&'static str>) {
         self.status = Some(status);
-        self.entry_mut().error = error;
+        self.entry.error = error;
     }
 
     /// A piece of the answer's body goes out.
-    pub(crate) fn sent(&mut self, bytes: u64) {
-        let entry = self.entry_mut();
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        let entry = &mut self.entry;
         if entry.method != Method::HEAD {
-            entry.bytes_out += bytes;
+            entry.bytes_out += bytes as u64;
         }
     }
 
@@ -150,30 +150,20 @@ impl Exchange {
 
     /// It has ended for a reason that is nobody's fault.
     pub(crate) fn ended(&mut self, why: &'static str) {
-        self.entry_mut().error = Some(why);
+        self.entry.error = Some(why);
     }
 
     /// The answer ended early; the word says why.
     pub(crate) fn cut(&mut self, by: CutBy, error: &'static str) {
         self.cut = Some(by);
-        self.entry_mut().error = Some(error);
-    }
-
-    fn entry(&self) -> &Entry {
-        self.entry.as_ref().expect("taken only when dropped")
-    }
-
-    fn entry_mut(&mut self) -> &mut Entry {
-        self.entry.as_mut().expect("taken only when dropped")
+        self.entry.error = Some(error);
     }
 }
 
 impl Drop for Exchange {
     /// The request has ended. Without an answer, it was the client that left.
     fn drop(&mut self) {
-        let Some(mut entry) = self.entry.take() else {
-            return;
-        };
+        let entry = &mut self.entry;
         if self.status.is_none() {
             self.cut = Some(CutBy::Client);
             entry.error = Some("client_left");
@@ -197,10 +187,8 @@ impl Drop for Exchange {
         });
         metrics.in_flight().dec();
         let left = self.cut == Some(CutBy::Client);
-        self.client.end(Instant::now(), left);
-        if self.core.log.is_on() {
-            self.core.log.write(entry, metrics);
-        }
+        self.client.end(self.began + entry.duration, left);
+        self.core.log.write(entry, metrics);
     }
 }
 

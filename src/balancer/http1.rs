@@ -1,8 +1,7 @@
 //! HTTP/1 with a client.
 
-use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,7 +18,6 @@ use super::drive::{End, drive};
 use super::framing::HEAD_MAX;
 use super::server::Phase;
 use super::service;
-use super::tunnel::{Tunnel, divert};
 
 /// Bytes of a client's stream that hyper holds at most.
 const BUFFER_MAX: usize = 2 * HEAD_MAX;
@@ -37,11 +35,10 @@ pub(crate) async fn serve<T: Transport>(
     core: &Arc<Core>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let tunnel = Mutex::default();
+    let left = Left(client);
     let service = service_fn(|request| {
         let request = hyper::Request::map(request, RequestBody::Hyper);
-        let serving = service::serve(Arc::clone(core), Arc::clone(client), request);
-        async { Ok::<_, Infallible>(divert(serving.await, &tunnel)) }
+        service::serve(Arc::clone(core), Arc::clone(client), request)
     });
     let io = TokioIo::new(ClientIo::messages(stream, Arc::clone(client), early));
     let mut connection = http1::Builder::new()
@@ -63,23 +60,20 @@ pub(crate) async fn serve<T: Transport>(
     }
     match end {
         End::Abandoned => {}
-        End::Finished if has(&tunnel) => {
-            let Parts { io, read_buf, .. } = connection.into_parts();
-            let mut io = io.into_inner();
-            let tunnel = tunnel.into_inner().unwrap_or_else(PoisonError::into_inner);
-            // What the client said early is no HTTP, and may have looked like a
-            // bad one; and hyper leaves without what the socket did not take of
-            // the answer.
-            let is_whole = !io.is_broken() && !client.is_blocked();
-            match tunnel.filter(|_| is_whole) {
-                Some(tunnel) => {
-                    Box::pin(tunnel.run(io.stream(), read_buf, &mut phase)).await;
-                }
-                None => client.reset(),
-            }
-        }
         End::Finished | End::Failed(_) => {
-            if client.has_unread() {
+            let tunnel = left.0.take_tunnel();
+            let is_finished = matches!(end, End::Finished);
+            if let Some(tunnel) = tunnel.filter(|_| is_finished) {
+                let Parts { io, read_buf, .. } = connection.into_parts();
+                let mut io = io.into_inner();
+                // What the client said early is no HTTP, and may have looked
+                // like a bad one; and hyper leaves without what the socket did
+                // not take of the answer.
+                match io.is_broken() || client.is_blocked() {
+                    true => client.reset(),
+                    false => Box::pin(tunnel.run(io.stream(), read_buf, &mut phase)).await,
+                }
+            } else if client.has_unread() {
                 linger(connection.into_parts().io.into_inner().stream()).await;
             }
         }
@@ -87,9 +81,13 @@ pub(crate) async fn serve<T: Transport>(
     }
 }
 
-fn has(tunnel: &Mutex<Option<Box<Tunnel>>>) -> bool {
-    let tunnel = tunnel.lock().unwrap_or_else(PoisonError::into_inner);
-    tunnel.is_some()
+/// A client whose connection ends: a tunnel that it did not come to is dropped.
+struct Left<'a>(&'a Client);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take_tunnel());
+    }
 }
 
 /// Tells a client that its head took too long.

@@ -1,6 +1,5 @@
 //! HTTP/2 with a client.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +53,7 @@ pub(crate) async fn serve<T: Transport>(
         let (core, client) = (Arc::clone(core), Arc::clone(client));
         move |request: Request<Incoming>| {
             let request = request.map(RequestBody::Hyper);
-            let serving = service::serve(Arc::clone(&core), Arc::clone(&client), request);
-            async { Ok::<_, Infallible>(serving.await) }
+            service::serve(Arc::clone(&core), Arc::clone(&client), request)
         }
     });
     let io = TokioIo::new(ClientIo::frames(stream, Arc::clone(client), early));

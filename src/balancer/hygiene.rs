@@ -8,31 +8,14 @@
 use std::net::IpAddr;
 
 use hyper::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
-    HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING, VIA,
 };
 use hyper::{StatusCode, Version};
 
-use super::forwarded::{Said, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use super::forwarded::Said;
 use super::policy::{Accepted, Length};
 use super::request_id;
-
-/// Fields of one hop.
-static HOP_BY_HOP: [HeaderName; 7] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
-/// Fields that a client may not have removed by naming them in `Connection`:
-/// the node would judge the request without what it has to judge it by.
-static NOT_REMOVABLE: [HeaderName; 3] = [HOST, CONTENT_LENGTH, AUTHORIZATION];
-
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The id of a request, in both directions.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,17 +24,39 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Fields that only this balancer says, or that it has dealt with.
-static OWN: [HeaderName; 8] = [
-    X_FORWARDED_FOR,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PROTO,
-    X_REAL_IP,
-    X_REQUEST_ID,
-    FORWARDED,
-    EXPECT,
-    PROXY_AUTHORIZATION,
-];
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// It stays on its hop.
+    HopByHop,
+    /// Only this balancer says it to nodes, or has dealt with it.
+    Own,
+    /// A client may not have it removed by naming it in `Connection`: the node
+    /// would judge the request without what it has to judge it by.
+    NotRemovable,
+    /// It is passed on.
+    Other,
+}
+
+impl Field {
+    /// By its name in lower case.
+    fn of(name: &str) -> Field {
+        match name {
+            "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer"
+            | "transfer-encoding" | "upgrade" => Field::HopByHop,
+            "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-real-ip"
+            | "x-request-id"
+            | "forwarded"
+            | "expect"
+            | "proxy-authorization" => Field::Own,
+            "host" | "content-length" | "authorization" | "via" => Field::NotRemovable,
+            _ => Field::Other,
+        }
+    }
+}
 
 /// The name in `Via` and `Proxy-Status`.
 pub(crate) const PSEUDONYM: &str = "pgweir";
@@ -79,15 +84,13 @@ pub(crate) fn clean_request(
     origin: Origin,
     id: HeaderValue,
 ) {
-    strip_hop_by_hop(headers);
-    strip_look_alikes(headers);
     let said = match origin.is_trusted {
         true => Said::of(headers),
         false => Said::default(),
     };
-    for name in &OWN {
-        headers.remove(name);
-    }
+    strip(headers, |name, field| {
+        field == Field::Own || (field == Field::Other && is_look_alike(name))
+    });
     match accepted.length {
         Length::Unknown => drop(headers.remove(CONTENT_LENGTH)),
         // One, if it was said more than once.
@@ -135,14 +138,13 @@ pub(crate) fn clean_response(
     id: HeaderValue,
 ) {
     let chunked = headers.contains_key(TRANSFER_ENCODING);
-    strip_hop_by_hop(headers);
+    // Other ways to this site are the balancer's to name.
+    strip(headers, |name, _| name == ALT_SVC.as_str());
     // RFC 9112, 6.3: the encoding overrides a length; RFC 9110, 8.6: 204 has
     // no length.
     if chunked || status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     }
-    // Other ways to this site are the balancer's to name.
-    headers.remove(ALT_SVC);
     headers.insert(X_REQUEST_ID, id);
     headers.append(VIA, via(version));
 }
@@ -159,38 +161,33 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .filter(|name| !NOT_REMOVABLE.contains(name))
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+/// Drops the fields of one hop, those that `Connection` names, and those that
+/// are `unwanted`.
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str, Field) -> bool) {
+    let mut dropped: Vec<HeaderName> = Vec::new();
+    for name in headers.keys() {
+        let field = Field::of(name.as_str());
+        if field == Field::HopByHop || unwanted(name.as_str(), field) {
+            dropped.push(name.clone());
+        }
+    }
+    // Most messages have nothing of it.
+    if dropped.is_empty() {
+        return;
+    }
+    let named = headers.get_all(CONNECTION).iter();
+    let named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let named = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    dropped.extend(named.filter(|name| Field::of(name.as_str()) != Field::NotRemovable));
+    for name in dropped {
         headers.remove(name);
     }
 }
 
 /// `Transfer_Encoding` becomes `TRANSFER_ENCODING` in many a gateway, as does
 /// `Transfer-Encoding`; what was dropped or set here must not come back so.
-fn strip_look_alikes(headers: &mut HeaderMap) {
-    let look_alikes: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().contains('_') && is_shadow(name))
-        .cloned()
-        .collect();
-    for name in look_alikes {
-        headers.remove(name);
-    }
-}
-
-fn is_shadow(name: &HeaderName) -> bool {
-    let plain = name.as_str().replace('_', "-");
-    let shadowed = HOP_BY_HOP.iter().chain(&OWN).chain(&NOT_REMOVABLE);
-    shadowed
-        .chain(std::iter::once(&VIA))
-        .any(|it| it.as_str() == plain)
+fn is_look_alike(name: &str) -> bool {
+    name.contains('_') && Field::of(&name.replace('_', "-")) != Field::Other
 }
 
 fn via(version: Version) -> HeaderValue {

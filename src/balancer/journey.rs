@@ -166,24 +166,15 @@ impl Journey<'_> {
         Failure::Shed(shed)
     }
 
-    /// Ready when the request has to leave its node, because that went down
-    /// and another one can be asked.
-    fn leave(&self, node: usize, can_again: bool) -> impl Future<Output = ()> + use<> {
-        let may_again = self.proof_of(Progress::Ambiguous).is_some();
-        let trips = (can_again && may_again).then(|| self.core.nodes.trips(node));
+    /// Whether the request has to leave its node, because that went down and
+    /// another one can be asked.
+    fn leave(&self, node: usize, can_again: bool) -> impl Fn() -> bool + use<'_> {
+        let nodes = &self.core.nodes;
+        let can_leave = can_again && self.proof_of(Progress::Ambiguous).is_some();
+        let before = nodes.trips(node);
         let mut others = self.failed;
         others.insert(node);
-        let nodes = Arc::clone(&self.core.nodes);
-        async move {
-            if let Some(mut trips) = trips {
-                while trips.changed().await.is_ok() {
-                    if nodes.serves(others) {
-                        return;
-                    }
-                }
-            }
-            std::future::pending().await
-        }
+        move || can_leave && nodes.trips(node) != before && nodes.serves(others)
     }
 
     fn proof_of(&self, progress: Progress) -> Option<Proof> {

@@ -217,6 +217,7 @@ mod tests {
         let connection = node.connect().await.expect("a listener");
         node.keep(connection);
         drop(listener.accept().await.expect("it is there"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(node.reuse().await.is_none());
     }
 

@@ -6,18 +6,22 @@
 //! asked for.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::download::Passages;
 use super::health::{Event, Health, State};
 use super::metrics::{Metrics, NodeMetrics, Shed};
 use super::node::Node;
 use super::queue::{self, Admission, NodeSet, Queue, Served};
 use crate::config;
 use crate::http::{NodeMode, NodeRow};
+
+/// How often a request that waits for a node looks who keeps it busy.
+const PUSH_PAUSE: Duration = Duration::from_millis(250);
 
 /// The nodes of one balancer.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(crate) struct Nodes {
     comebacks: watch::Sender<u64>,
     /// Requests that wait for one to come up.
     hoping: AtomicUsize,
+    /// Answers that keep nodes busy.
+    passages: Passages,
     metrics: Arc<Metrics>,
     limits: Limits,
 }
@@ -49,7 +55,7 @@ struct Shared {
 struct Member {
     node: Node,
     /// How often the node went down.
-    trips: watch::Sender<u64>,
+    trips: AtomicU64,
     /// When the last check that ended began, and whether it was good.
     checked: watch::Sender<Option<(Instant, bool)>>,
     /// The next check may be due earlier than it was.
@@ -81,7 +87,7 @@ impl Nodes {
     ) -> Nodes {
         let member = |node| Member {
             node,
-            trips: watch::Sender::new(0),
+            trips: AtomicU64::new(0),
             checked: watch::Sender::new(None),
             check_soon: Notify::new(),
         };
@@ -97,6 +103,7 @@ impl Nodes {
             shared: Mutex::new(Shared { health, queue }),
             comebacks: watch::Sender::new(0),
             hoping: AtomicUsize::new(0),
+            passages: Passages::default(),
             metrics,
             limits: Limits {
                 queue_size: settings.queue_size,
@@ -175,13 +182,28 @@ impl Nodes {
                 let served = call.expect("whoever waits can be reached");
                 let began = Instant::now();
                 let deadline = deadline.min(began + self.limits.queue_timeout);
-                let result = tokio::time::timeout_at(deadline.into(), served).await;
+                let result = tokio::time::timeout_at(deadline.into(), self.push(served)).await;
                 *waited += began.elapsed();
                 match result {
                     Ok(Ok(permit)) => permit.ok_or(NoNode::Nobody),
                     Ok(Err(_forgotten)) => Err(NoNode::Nobody),
                     Err(_elapsed) => Err(NoNode::Shed(Shed::QueueTimeout)),
                 }
+            }
+        }
+    }
+
+    /// The answers that are on their way from the nodes.
+    pub(crate) fn passages(&self) -> &Passages {
+        &self.passages
+    }
+
+    /// Waits for a place, and sees to it that nobody keeps one by not reading.
+    async fn push<T>(&self, mut place: impl Future<Output = T> + Unpin) -> T {
+        loop {
+            match tokio::time::timeout(PUSH_PAUSE, &mut place).await {
+                Ok(place) => return place,
+                Err(_elapsed) => self.passages.cut_unread(Instant::now()),
             }
         }
     }
@@ -214,9 +236,9 @@ impl Nodes {
         Instant::now() + self.limits.queue_timeout
     }
 
-    /// Changes when the node goes down.
-    pub(crate) fn trips(&self, node: usize) -> watch::Receiver<u64> {
-        self.list[node].trips.subscribe()
+    /// How often the node went down.
+    pub(crate) fn trips(&self, node: usize) -> u64 {
+        self.list[node].trips.load(Ordering::Relaxed)
     }
 
     /// Whether the node is down, or a check that began after `since` is bad.
@@ -357,7 +379,7 @@ impl Nodes {
             State::Suspect | State::Drain => {}
             State::Down | State::Maint => {
                 self.get(node).close_idle(true, Instant::now());
-                self.list[node].trips.send_modify(|count| *count += 1);
+                self.list[node].trips.fetch_add(1, Ordering::Relaxed);
             }
         }
         // Whether one node is up decides how often the others are checked.
@@ -405,6 +427,11 @@ impl Permit {
     /// The node.
     pub(crate) fn get(&self) -> &Node {
         self.nodes.get(self.node)
+    }
+
+    /// All nodes.
+    pub(crate) fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
     }
 }
 

@@ -37,7 +37,7 @@ impl RequestIds {
             .unwrap_or_default()
             .as_millis() as u64;
         let text = uuid_v7(millis, made, self.process);
-        HeaderValue::from_str(&text).expect("a UUID is printable ASCII")
+        HeaderValue::from_bytes(&text).expect("a UUID is printable ASCII")
     }
 }
 
@@ -48,19 +48,25 @@ pub(crate) fn trace(given: Option<&HeaderValue>, id: &HeaderValue) -> Option<Hea
     if let Some(given) = given.filter(|it| is_traceparent(it.as_bytes())) {
         return Some(given.clone());
     }
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    let digits = id.as_bytes().iter().filter(|it| **it != b'-');
-    let mut places = 3..35;
-    for digit in digits {
-        if !digit.is_ascii_digit() && !(b'a'..=b'f').contains(digit) {
-            return None;
-        }
-        text[places.next()?] = *digit;
-    }
     // The request is the first span of its trace.
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    let id: &[u8; 36] = id.as_bytes().try_into().ok()?;
+    if [8, 13, 18, 23].iter().any(|dash| id[*dash] != b'-') {
+        return None;
+    }
+    let parts = [
+        (0..8, 3),
+        (9..13, 11),
+        (14..18, 15),
+        (19..23, 19),
+        (24..36, 23),
+    ];
+    for (part, place) in parts {
+        let length = part.len();
+        text[place..place + length].copy_from_slice(&id[part]);
+    }
     text.copy_within(19..35, 36);
-    let is_whole = places.next().is_none();
-    let is_new = is_whole && is_traceparent(&text);
+    let is_new = is_traceparent(&text);
     is_new
         .then(|| HeaderValue::from_bytes(&text).ok())
         .flatten()
@@ -95,18 +101,22 @@ pub(crate) fn of_client(value: &HeaderValue) -> Option<HeaderValue> {
 
 /// 48 bits of time, the version, 12 bits of the number, the variant, 62 bits
 /// in which number and process are mixed so that no two numbers meet.
-fn uuid_v7(millis: u64, number: u64, process: u64) -> String {
+fn uuid_v7(millis: u64, number: u64, process: u64) -> [u8; 36] {
     // An odd factor makes a permutation of the numbers.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mixed = number.wrapping_mul(SPREAD) ^ process;
-    format!(
-        "{:08x}-{:04x}-7{:03x}-{:04x}-{:012x}",
-        (millis >> 16) as u32,
-        millis as u16,
-        number & 0xfff,
-        0x8000 | (mixed >> 48 & 0x3fff),
-        mixed & 0xffff_ffff_ffff,
-    )
+    let halves = [
+        millis << 16 | 0x7000 | number & 0xfff,
+        mixed & (u64::MAX >> 2) | 1 << 63,
+    ];
+    let mut text = *b"00000000-0000-0000-0000-000000000000";
+    let places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
+    for (digit, place) in places.enumerate() {
+        let shift = 60 - 4 * (digit % 16);
+        text[place] = DIGITS[(halves[digit / 16] >> shift & 0xf) as usize];
+    }
+    text
 }
 
 #[cfg(test)]
@@ -117,8 +127,8 @@ mod tests {
     #[test]
     fn an_id_is_a_uuid_of_version_7() {
         assert_eq!(
-            uuid_v7(0x0123_4567_89ab, 0x1005, u64::MAX),
-            "01234567-89ab-7005-b14f-076bdbca4396"
+            &uuid_v7(0x0123_4567_89ab, 0x1005, u64::MAX),
+            b"01234567-89ab-7005-b14f-076bdbca4396"
         );
     }
 
@@ -148,7 +158,7 @@ mod tests {
         ] {
             assert_eq!(trace(Some(&value(odd)), &id), Some(value(own)), "{odd}");
         }
-        for other in ["mine", "01234567", "0123456789ab7005b14f076bdbca43960"] {
+        for other in ["mine", "01234567", "01234567x89ab-7005-b14f-076bdbca4396"] {
             assert_eq!(trace(None, &value(other)), None, "{other}");
         }
     }

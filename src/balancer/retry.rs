@@ -65,9 +65,10 @@ pub(crate) enum Progress {
     NotConnected,
     /// There was a connection, and no byte of the request went into it.
     NotSerialized,
+    /// Bytes were sent, into a connection that the node had closed: its kernel
+    /// acknowledged none of them and reset the connection.
+    NotAcknowledged,
     /// Bytes were sent and no answer came: it may or may not have been done.
-    /// That the node's system never took them could be read from TCP_INFO, for
-    /// which there is no safe library.
     Ambiguous,
     /// A 5xx answer came from a node that a check made afterwards found sick.
     AnsweredSick,
@@ -79,6 +80,7 @@ impl Progress {
         match self {
             Progress::NotConnected => "not_connected",
             Progress::NotSerialized => "not_serialized",
+            Progress::NotAcknowledged => "not_acknowledged",
             Progress::Ambiguous => "ambiguous",
             Progress::AnsweredSick => "answered_sick",
         }
@@ -86,7 +88,10 @@ impl Progress {
 
     /// Nobody can have acted on the request.
     pub(crate) fn is_undelivered(self) -> bool {
-        matches!(self, Progress::NotConnected | Progress::NotSerialized)
+        matches!(
+            self,
+            Progress::NotConnected | Progress::NotSerialized | Progress::NotAcknowledged
+        )
     }
 }
 
@@ -97,6 +102,8 @@ pub(crate) enum Proof {
     NotConnected,
     /// No byte of it was sent.
     NotSerialized,
+    /// The node's kernel took no byte of it.
+    NotAcknowledged,
     /// Its method is safe.
     SafeMethod,
     /// The route says `always`.
@@ -105,9 +112,10 @@ pub(crate) enum Proof {
 
 impl Proof {
     /// All proofs, in the order of their metric rows.
-    pub(crate) const ALL: [Proof; 4] = [
+    pub(crate) const ALL: [Proof; 5] = [
         Proof::NotConnected,
         Proof::NotSerialized,
+        Proof::NotAcknowledged,
         Proof::SafeMethod,
         Proof::Configured,
     ];
@@ -117,6 +125,7 @@ impl Proof {
         match self {
             Proof::NotConnected => "not_connected",
             Proof::NotSerialized => "not_serialized",
+            Proof::NotAcknowledged => "not_acknowledged",
             Proof::SafeMethod => "safe_method",
             Proof::Configured => "configured",
         }
@@ -136,6 +145,7 @@ pub(crate) fn proof(progress: Progress, safe: bool, replay: Replay) -> Option<Pr
         (Replay::Never, _) => None,
         (_, Progress::NotConnected) => Some(Proof::NotConnected),
         (_, Progress::NotSerialized) => Some(Proof::NotSerialized),
+        (_, Progress::NotAcknowledged) => Some(Proof::NotAcknowledged),
         (_, Progress::Ambiguous | Progress::AnsweredSick) if safe => Some(Proof::SafeMethod),
         (Replay::Always, Progress::Ambiguous | Progress::AnsweredSick) => Some(Proof::Configured),
         (Replay::Proven, Progress::Ambiguous | Progress::AnsweredSick) => None,
@@ -158,13 +168,18 @@ mod tests {
     fn the_table_of_progress_method_and_replay() {
         let connect = Some(Proof::NotConnected);
         let serialize = Some(Proof::NotSerialized);
+        let acknowledge = Some(Proof::NotAcknowledged);
         let safe = Some(Proof::SafeMethod);
         let told = Some(Proof::Configured);
-        let rows: [Row; 4] = [
+        let rows: [Row; 5] = [
             (NotConnected, [None, connect, connect, connect, connect]),
             (
                 NotSerialized,
                 [None, serialize, serialize, serialize, serialize],
+            ),
+            (
+                NotAcknowledged,
+                [None, acknowledge, acknowledge, acknowledge, acknowledge],
             ),
             (Ambiguous, [None, None, safe, told, safe]),
             (AnsweredSick, [None, None, safe, told, safe]),
@@ -182,7 +197,13 @@ mod tests {
 
     #[test]
     fn what_may_have_been_delivered_is_repeated_only_if_safe_or_told_to() {
-        for progress in [NotConnected, NotSerialized, Ambiguous, AnsweredSick] {
+        for progress in [
+            NotConnected,
+            NotSerialized,
+            NotAcknowledged,
+            Ambiguous,
+            AnsweredSick,
+        ] {
             let by_default = proof(progress, false, Replay::default()).is_some();
             assert_eq!(by_default, progress.is_undelivered(), "{progress:?}");
         }

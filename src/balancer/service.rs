@@ -1,5 +1,6 @@
 //! One request, from its head to the head of its answer.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ pub(crate) async fn serve(
     core: Arc<Core>,
     client: Arc<Client>,
     request: Request<RequestBody>,
-) -> Response<Download> {
+) -> Result<Response<Download>, Infallible> {
     let core = core.latest();
     let odd_bytes = client.begin();
     let (head, body) = request.into_parts();
@@ -44,11 +45,11 @@ pub(crate) async fn serve(
         Some(refusal) => Err(Failure::Refused(refusal)),
         None => ask(&core, &mut exchange, &client, head, body).await,
     };
-    match result {
+    Ok(match result {
         Ok(Reply::Node(answered, deadline)) => {
             pass_on(&core, client, version, exchange, answered, deadline)
         }
-        Ok(Reply::Switched(node, protocol)) => switch(&core, exchange, *node, &protocol),
+        Ok(Reply::Switched(node, protocol)) => switch(&core, &client, exchange, *node, &protocol),
         Ok(Reply::Kept(served)) => answer_from_cache(&client, exchange, &served),
         Err(failure) => {
             let mut response = failure.answer(version);
@@ -60,7 +61,7 @@ pub(crate) async fn serve(
             offer_alternative(&client, response.headers_mut());
             answer_ourselves(&core, exchange, failure, response)
         }
-    }
+    })
 }
 
 /// Tells who came over TLS about HTTP/3.
@@ -168,6 +169,7 @@ async fn ask(
 /// The answer after which client and node speak another protocol.
 fn switch(
     core: &Core,
+    client: &Client,
     exchange: Exchange,
     mut node: tunnel::Node,
     protocol: &HeaderValue,
@@ -175,7 +177,13 @@ fn switch(
     let (status, version) = (node.head.status, node.head.version);
     let mut headers = std::mem::take(&mut node.head.headers);
     hygiene::clean_response(&mut headers, status, version, exchange.id());
-    tunnel::Tunnel::answer(node, headers, protocol, exchange, core.tunnel_timeout)
+    tunnel::ask(&mut headers, protocol);
+    let tunnel = tunnel::Tunnel::new(node, exchange, core.tunnel_timeout);
+    client.leaves_http(Box::new(tunnel));
+    let mut response = Response::new(Download::Own(Bytes::new()));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 fn pass_on(
@@ -224,7 +232,7 @@ fn answer_from_cache(
     offer_alternative(client, response.headers_mut());
     exchange.cached(served.lookup, served.age);
     exchange.answered(served.stored.status.as_u16(), None);
-    exchange.sent(served.stored.body.len() as u64);
+    exchange.sent(served.stored.body.len());
     response
 }
 
@@ -239,6 +247,6 @@ fn answer_ourselves(
     }
     response.headers_mut().insert(X_REQUEST_ID, exchange.id());
     exchange.answered(response.status().as_u16(), Some(failure.label()));
-    exchange.sent(response.body().len() as u64);
+    exchange.sent(response.body().len());
     response.map(Download::Own)
 }

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -23,7 +22,6 @@ use tokio::sync::watch;
 
 use super::attempt::Answered;
 use super::client::Transport;
-use super::download::Download;
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::metrics::CutBy;
@@ -53,7 +51,7 @@ pub(crate) fn wanted(allowed: &[HeaderValue], head: &Parts, length: Length) -> O
     allowed.iter().find(same).cloned()
 }
 
-/// Asks a node for this protocol.
+/// Asks a node for this protocol, or tells a client that it is agreed.
 pub(crate) fn ask(headers: &mut HeaderMap, protocol: &HeaderValue) {
     headers.insert(CONNECTION, IS_UPGRADE);
     headers.insert(UPGRADE, protocol.clone());
@@ -126,29 +124,18 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// The answer for the client, which carries the tunnel to whoever has the
-    /// client's socket, see [`divert`]. `headers` are for the client.
-    pub(crate) fn answer(
-        node: Node,
-        mut headers: HeaderMap,
-        protocol: &HeaderValue,
-        mut exchange: Exchange,
-        idle: Duration,
-    ) -> Response<Download> {
-        ask(&mut headers, protocol);
+    /// To a node that has agreed. The client is told next, see
+    /// [`super::client::Client::leaves_http`].
+    pub(crate) fn new(node: Node, mut exchange: Exchange, idle: Duration) -> Tunnel {
         exchange.switched();
-        let tunnel = Tunnel {
+        Tunnel {
             node: node.stream,
             early: node.early,
             _permit: node.permit,
             exchange,
             idle,
             is_open: false,
-        };
-        let mut response = Response::new(Download::Tunnel(Some(Box::new(tunnel))));
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *response.headers_mut() = headers;
-        response
+        }
     }
 
     /// Carries bytes until one side has ended and the other too, or is silent,
@@ -181,7 +168,8 @@ impl Tunnel {
         self.exchange
             .received()
             .add(from_client.load(Ordering::Relaxed));
-        self.exchange.sent(from_node.load(Ordering::Relaxed));
+        self.exchange
+            .sent(from_node.load(Ordering::Relaxed) as usize);
         if let Some(end) = end {
             self.exchange.ended(end);
         }
@@ -194,19 +182,6 @@ impl Drop for Tunnel {
             self.exchange.cut(CutBy::Client, "client_left");
         }
     }
-}
-
-/// Takes a tunnel out of an answer, for whoever has the client's socket.
-pub(crate) fn divert(
-    mut response: Response<Download>,
-    place: &Mutex<Option<Box<Tunnel>>>,
-) -> Response<Download> {
-    if let Download::Tunnel(tunnel) = response.body_mut() {
-        *place
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = tunnel.take();
-    }
-    response
 }
 
 /// What was carried.

@@ -3,13 +3,15 @@
 use std::env::VarError;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::system_calls::inherited;
 
 /// The first descriptor that is passed.
 const FIRST: RawFd = 3;
@@ -41,11 +43,7 @@ pub fn passed_sockets() -> io::Result<Vec<(RawFd, OwnedFd)>> {
 }
 
 fn take(number: RawFd) -> io::Result<(RawFd, OwnedFd)> {
-    std::fs::metadata(format!("/proc/self/fd/{number}"))?;
-    #[expect(unsafe_code, reason = "nothing else makes a descriptor of a number")]
-    // SAFETY: the descriptor is open, and systemd's contract says that it was
-    // passed to this process, which has not touched it before: nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    let socket = inherited(number)?;
     // Programs that this one starts have no business with it.
     fcntl_setfd(socket.as_fd(), FdFlags::CLOEXEC)?;
     Ok((number, socket))

@@ -373,7 +373,7 @@ async fn serve_request(
     };
     let response = tokio::select! {
         biased;
-        response = service::serve(core, client, request) => response,
+        Ok(response) = service::serve(core, client, request) => response,
         () = left => return,
     };
     if send(&mut sending, response).await.is_err() {

@@ -116,6 +116,37 @@ async fn a_client_that_does_not_read_is_let_go() {
     eventually("the node is free", freed).await;
 }
 
+/// Who gets `/large` and does not read it keeps the node's only place.
+#[tokio::test]
+async fn who_does_not_read_gives_way_to_who_waits_and_who_waits_for_the_node_does_not() {
+    const SIZE: usize = 32 * 1024 * 1024;
+    let node = Node::start(|request| {
+        let mut answer = format!("HTTP/1.1 200 X\r\nContent-Length: {SIZE}\r\n\r\n").into_bytes();
+        match request.line() {
+            "GET /large HTTP/1.1" => answer.resize(answer.len() + SIZE, b'x'),
+            "GET /slow HTTP/1.1" => {}
+            _ => return super::answer(200, "here"),
+        }
+        Reply::Bytes(answer)
+    })
+    .await;
+    let mut settings = settings(&[&node]);
+    settings.max_in_flight = 1;
+    let running = Running::ready(&settings).await;
+    let mut unread = running.client().await;
+    unread.write("GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let busy = || running.metric("pgweir_http_upstream_in_flight", &[]) == 1.0;
+    eventually("the node is busy", busy).await;
+    assert_eq!(running.get("/").await.text(), "here");
+    let cut = || running.metric("pgweir_http_responses_cut_total", &[("by", "client")]);
+    assert_eq!(cut(), 1.0);
+    let mut patient = running.client().await;
+    patient.write("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    eventually("the node is busy", busy).await;
+    assert_eq!(running.get("/").await.status, 503);
+    assert_eq!(cut(), 1.0);
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_request_along() {
     let node = Node::start(|_| Reply::Hang).await;
