@@ -11,7 +11,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::attempt::{Answered, NodeRequest};
 use super::body::RequestBody;
-use super::cache::{self, Lookup, Served};
+use super::cache::{self, Lookup, Rule, Served};
 use super::client::Client;
 use super::core::Core;
 use super::download::Download;
@@ -23,6 +23,7 @@ use super::metrics::Shed;
 use super::policy;
 use super::queue::NodeSet;
 use super::refusal::Refusal;
+use super::retry;
 use super::site::Site;
 use super::tunnel;
 use super::upload::Upload;
@@ -50,7 +51,9 @@ pub(crate) async fn serve(
             pass_on(&core, client, version, exchange, answered, deadline)
         }
         Ok(Reply::Switched(node, protocol)) => switch(&core, &client, exchange, *node, &protocol),
-        Ok(Reply::Kept(served)) => answer_from_cache(&client, exchange, &served),
+        Ok(Reply::Kept(served, is_known)) => {
+            answer_from_cache(&client, exchange, &served, is_known)
+        }
         Err(failure) => {
             let mut response = failure.answer(version);
             if is_head {
@@ -79,8 +82,8 @@ fn offer_alternative(client: &Client, headers: &mut HeaderMap) {
 enum Reply {
     /// A node's; its body has to end before this moment.
     Node(Answered, Instant),
-    /// A kept one.
-    Kept(Served),
+    /// A kept one; whether the client has it already.
+    Kept(Served, bool),
     /// A node goes on in another protocol.
     Switched(Box<tunnel::Node>, HeaderValue),
 }
@@ -119,7 +122,8 @@ async fn ask(
             && upload.is_empty()
             && let Some(served) = cache::ask(core, rule, &accepted.target, deadline).await?
         {
-            return Ok(Reply::Kept(served));
+            let is_known = served.is_known(&head.headers);
+            return Ok(Reply::Kept(served, is_known));
         }
         exchange.cached(Lookup::Bypass, Duration::ZERO);
     }
@@ -156,7 +160,22 @@ async fn ask(
         upgrade: upgrade.clone(),
         received: Arc::clone(exchange.received()),
     };
+    // What is kept as it says itself is changed by other methods.
+    let changed = match retry::is_safe(&request.method) {
+        true => None,
+        false => core
+            .routes
+            .rule(&request.target)
+            .filter(Rule::is_as_they_say),
+    };
+    let changed = changed.map(|rule| (rule, request.target.clone()));
     let answered = journey::answer(core, exchange.trail(), request, upload).await?;
+    if let Some((rule, target)) = changed {
+        let status = answered.response.status();
+        if status.is_success() || status.is_redirection() {
+            core.cache.invalidate(rule, &target);
+        }
+    }
     match upgrade {
         Some(protocol) if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let node = Box::pin(tunnel::Node::switched(answered, deadline)).await?;
@@ -221,18 +240,23 @@ fn answer_from_cache(
     client: &Client,
     mut exchange: Exchange,
     served: &Served,
+    is_known: bool,
 ) -> Response<Download> {
-    let is_head = exchange.is_head();
-    let mut response = Response::new(Download::Own(match is_head {
+    let mut response = Response::new(Download::Own(match is_known || exchange.is_head() {
         true => Bytes::new(),
         false => served.stored.body.clone(),
     }));
     *response.status_mut() = served.stored.status;
     *response.headers_mut() = served.headers(exchange.id());
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        cache::strip_content(response.headers_mut());
+    } else {
+        exchange.sent(served.stored.body.len());
+    }
     offer_alternative(client, response.headers_mut());
     exchange.cached(served.lookup, served.age);
-    exchange.answered(served.stored.status.as_u16(), None);
-    exchange.sent(served.stored.body.len());
+    exchange.answered(response.status().as_u16(), None);
     response
 }
 

@@ -202,7 +202,9 @@ section! {
         burst: u32 = "0", Kind::UINT, reload, Pgweir;
         /// Answers to GET are kept and given to everybody until they are this old, counted from when the node was asked; a query is part of what is asked. Absent: nothing of this route is kept.
         cache: Option<Duration> = null, Kind::Time, reload, Pgweir;
-        /// An answer of a route with `cache` is there from the start on, and fetched anew before it is too old, also when nobody asks for it. Not for a `path` with `{id}`.
+        /// Answers to GET are kept for as long as they say themselves (`Cache-Control`, `Expires`; RFC 9111), served stale where they allow it (RFC 5861), and dropped when another method has changed the same target. `cache`, if it is there too, is the bound.
+        cache_control: bool = "0", Kind::Bool, reload, Pgweir;
+        /// An answer of a route with `cache` is there from the start on, and fetched anew before it is too old, also when nobody asks for it. Not for a `path` with `{id}`, and not with `cache_control`.
         cache_warm: bool = "1", Kind::Bool, reload, Pgweir;
     }
 }

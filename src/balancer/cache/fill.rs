@@ -1,7 +1,7 @@
 //! Fetching one answer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -9,7 +9,7 @@ use hyper::Method;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 
-use super::rule::{Key, Rule, Verdict};
+use super::rule::{Grace, Key, Rule, Verdict};
 use super::store::{Landed, Stored};
 use crate::balancer::attempt::{Answered, NodeRequest};
 use crate::balancer::connection::NodeConnection;
@@ -38,8 +38,8 @@ struct Flight {
 
 /// What a fetch brought.
 enum Fetched {
-    /// An answer that may be kept; its age and its life.
-    Keep(Stored, Duration, Duration),
+    /// An answer that may be kept; its age, its life, and what comes after.
+    Keep(Stored, (Duration, Duration, Grace)),
     /// One for those who wait.
     Share(Stored),
     /// One that nobody gets.
@@ -126,7 +126,7 @@ impl Flight {
             permit,
         } = answered;
         let (head, incoming) = response.into_parts();
-        let verdict = rule.judge(head.status, &head.headers);
+        let verdict = rule.judge(head.status, &head.headers, SystemTime::now());
         // Without either, a body that is cut looks like one that has ended.
         let is_delimited = head.headers.contains_key(CONTENT_LENGTH)
             || head.headers.contains_key(TRANSFER_ENCODING)
@@ -154,7 +154,7 @@ impl Flight {
             body,
         };
         Ok(match verdict {
-            Verdict::Keep { age, life } => Fetched::Keep(stored, age, life),
+            Verdict::Keep { age, life, grace } => Fetched::Keep(stored, (age, life, grace)),
             _ => Fetched::Share(stored),
         })
     }
@@ -168,8 +168,8 @@ impl Flight {
         let now = Instant::now();
         let (mut store, key) = (self.core.cache.store(), &self.key);
         let fill = match fetched {
-            Ok(Fetched::Keep(stored, age, life)) if store.fits(stored.size()) => {
-                store.keep(key, &Arc::new(stored), sent, (age, life), now);
+            Ok(Fetched::Keep(stored, lives)) if store.fits(stored.size()) => {
+                store.keep(key, &Arc::new(stored), sent, lives, now);
                 Fill::Stored
             }
             Ok(Fetched::Share(stored)) => {
@@ -208,7 +208,7 @@ impl Drop for Flight {
 /// What is asked with: that it is the balancer, and nothing of any client.
 fn headers(core: &Core) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let id = core.ids.make(std::time::SystemTime::now());
+    let id = core.ids.make(SystemTime::now());
     headers.insert(hygiene::X_REQUEST_ID, id);
     headers
 }

@@ -19,12 +19,16 @@ mod store;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::Method;
-use hyper::header::{AGE, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RANGE};
+use hyper::header::{
+    AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RANGE,
+};
 use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
 use tokio::sync::{Notify, watch};
 
 pub(crate) use self::rule::{Key, Rule};
+pub(crate) use self::slot::Left;
 pub(crate) use self::store::Stored;
 use self::store::{Landed, Store, Ticket};
 use super::core::Core;
@@ -69,7 +73,7 @@ pub(crate) struct Served {
     /// How old it is.
     pub(crate) age: Duration,
     /// How much older it may become; none if it is not kept.
-    pub(crate) left: Option<Duration>,
+    pub(crate) left: Option<Left>,
     /// What the cache did.
     pub(crate) lookup: Lookup,
 }
@@ -89,8 +93,13 @@ impl Served {
         let age = self.age.as_millis().div_ceil(1000) as u64;
         headers.insert(AGE, HeaderValue::from(age));
         let status = match (self.lookup, self.left) {
-            (Lookup::Hit, left) => {
-                format!("pgweir; hit; ttl={}", left.unwrap_or_default().as_secs())
+            (Lookup::Hit, Some(Left::Stale(over))) => {
+                // Beyond its life by any part of a second.
+                let over = over.as_millis().div_ceil(1000).max(1);
+                format!("pgweir; hit; ttl=-{over}")
+            }
+            (Lookup::Hit, Some(Left::Fresh(left))) => {
+                format!("pgweir; hit; ttl={}", left.as_secs())
             }
             (lookup, left) => {
                 let collapsed = if lookup == Lookup::Joined {
@@ -105,6 +114,37 @@ impl Served {
         let status = HeaderValue::from_str(&status).expect("plain words");
         headers.append(CACHE_STATUS, status);
         headers
+    }
+
+    /// Whether a request has this answer already, by its `If-None-Match` (RFC
+    /// 9110, 13.1.2).
+    pub(crate) fn is_known(&self, request: &HeaderMap) -> bool {
+        let mut given = request.get_all(IF_NONE_MATCH).iter().peekable();
+        if given.peek().is_none() || self.stored.status != StatusCode::OK {
+            return false;
+        }
+        let weak = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+        let own = self.stored.headers.get(ETAG);
+        let own = own.and_then(|it| it.to_str().ok()).map(weak);
+        given.filter_map(|it| it.to_str().ok()).any(|list| {
+            list.trim() == "*"
+                || own
+                    .as_ref()
+                    .is_some_and(|own| list.split(',').any(|it| weak(it) == *own))
+        })
+    }
+}
+
+/// Takes from a head what an answer without a body does not say (RFC 9110,
+/// 15.4.5).
+pub(crate) fn strip_content(headers: &mut HeaderMap) {
+    for name in [
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        CONTENT_ENCODING,
+        CONTENT_RANGE,
+    ] {
+        headers.remove(name);
     }
 }
 
@@ -165,6 +205,12 @@ impl Cache {
         self.store().totals()
     }
 
+    /// A request that was no GET has changed what is kept of this target (RFC
+    /// 9111, 4.4).
+    pub(crate) fn invalidate(&self, rule: Rule, target: &hyper::Uri) {
+        self.store().invalidate(&rule.key(target));
+    }
+
     /// Something may be due earlier than it was.
     fn changed(&self) {
         let is_warmed = self.store().is_warmed();
@@ -196,7 +242,10 @@ pub(crate) async fn ask(
     let ticket = core.cache.store().ask(rule, &key, Instant::now());
     let (mut landing, lookup) = match ticket {
         Ticket::Pass => return Ok(None),
-        Ticket::Serve(stored, age, left) => {
+        Ticket::Serve(stored, age, left, soon) => {
+            if soon {
+                core.cache.soon.notify_one();
+            }
             return Ok(Some(Served {
                 stored,
                 age,
@@ -206,7 +255,7 @@ pub(crate) async fn ask(
         }
         Ticket::Wait(landing, None) => (landing, Lookup::Joined),
         Ticket::Wait(landing, Some(within)) => {
-            fill::begin(core, key, within);
+            fill::begin(core, key.clone(), within);
             (landing, Lookup::Miss)
         }
     };
@@ -216,6 +265,21 @@ pub(crate) async fn ask(
         Ok(Err(_ended)) => None,
         Err(_elapsed) => return Err(Failure::Deadline(Progress::Ambiguous)),
     };
+    let is_bad = match &landed {
+        Some(Landed::Answer { stored, life, .. }) => {
+            life.is_none() && stored.status.is_server_error()
+        }
+        Some(Landed::Failed(_)) => true,
+        Some(Landed::Private) | None => false,
+    };
+    if is_bad && let Some((stored, age, left)) = core.cache.store().in_need(&key, Instant::now()) {
+        return Ok(Some(Served {
+            stored,
+            age,
+            left: Some(left),
+            lookup: Lookup::Hit,
+        }));
+    }
     match landed {
         Some(Landed::Answer {
             stored,
@@ -231,7 +295,7 @@ pub(crate) async fn ask(
             Ok(Some(Served {
                 stored,
                 age,
-                left: life.map(|life| rule.servable_age(life).saturating_sub(age)),
+                left: life.map(|life| Left::Fresh(rule.servable_age(life).saturating_sub(age))),
                 lookup,
             }))
         }

@@ -1,20 +1,44 @@
 //! Which answers may be kept, and for how long.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use hyper::header::{AGE, CACHE_CONTROL, HeaderMap, HeaderName, SET_COOKIE, VARY};
+use hyper::header::{AGE, CACHE_CONTROL, DATE, EXPIRES, HeaderMap, HeaderName, SET_COOKIE, VARY};
 use hyper::{StatusCode, Uri};
 
 use crate::config;
 
+/// Statuses of answers that are kept if they say so.
+static KEPT: [StatusCode; 6] = [
+    StatusCode::OK,
+    StatusCode::NON_AUTHORITATIVE_INFORMATION,
+    StatusCode::MOVED_PERMANENTLY,
+    StatusCode::PERMANENT_REDIRECT,
+    StatusCode::NOT_FOUND,
+    StatusCode::GONE,
+];
+
 /// What is left at the end of an answer's life for its way to a slow client.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// What a route with the setting `cache` says about its answers.
+/// Longest life of answers that say it themselves.
+const LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long an answer may be served after its life (RFC 5861).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Grace {
+    /// While it is fetched anew (`stale-while-revalidate`).
+    pub(super) meanwhile: Duration,
+    /// While fetching it fails (`stale-if-error`).
+    pub(super) in_need: Duration,
+}
+
+/// What a route with `cache` or `cache_control` says about its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rule {
     /// No answer is served that is older than this.
     pub(super) max_age: Duration,
+    /// Whether answers are kept only for as long as they say themselves.
+    pub(super) as_they_say: bool,
     /// Whether it is kept fresh although nobody asks for it.
     pub(super) is_warm: bool,
     /// Time for the origin to answer.
@@ -38,6 +62,8 @@ pub(super) enum Verdict {
         age: Duration,
         /// Its lifetime.
         life: Duration,
+        /// What may come after that.
+        grace: Grace,
     },
     /// Whoever waits for it gets it, and nobody else.
     Share,
@@ -49,10 +75,13 @@ impl Rule {
     /// The rule of a route whose requests have `timeout`; none if it keeps
     /// nothing.
     pub(crate) fn of(route: &config::Route, timeout: Duration) -> Option<Rule> {
-        let max_age = route.cache.filter(|it| !it.is_zero())?;
+        let bound = route.cache.filter(|it| !it.is_zero());
+        let as_they_say = route.cache_control;
+        let max_age = bound.or(as_they_say.then_some(LIFE_MAX))?;
         Some(Rule {
             max_age,
-            is_warm: route.cache_warm && !route.path.contains('{'),
+            as_they_say,
+            is_warm: route.cache_warm && !as_they_say && !route.path.contains('{'),
             timeout,
         })
     }
@@ -67,6 +96,11 @@ impl Rule {
     /// No answer is served that is older than this.
     pub(crate) fn max_age(&self) -> Duration {
         self.max_age
+    }
+
+    /// Whether answers are kept only for as long as they say themselves.
+    pub(crate) fn is_as_they_say(&self) -> bool {
+        self.as_they_say
     }
 
     /// Whether it is kept fresh although nobody asks for it.
@@ -85,29 +119,52 @@ impl Rule {
         self.timeout.min(self.servable_age(self.max_age))
     }
 
-    /// What may be done with an answer of this head (RFC 9111, 3 and 4.2). The
-    /// route has said that its answers may be kept; the answer can only say
-    /// less.
-    pub(super) fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+    /// What may be done with an answer of this head that came at `now` (RFC
+    /// 9111, 3 and 4.2). Where the route has said that its answers may be kept,
+    /// they can only say less.
+    pub(super) fn judge(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        now: SystemTime,
+    ) -> Verdict {
         let control = Control::read(headers);
         if headers.contains_key(SET_COOKIE) || control.is_private || varies(headers) {
             return Verdict::Private;
         }
-        if status != StatusCode::OK {
+        let is_kept = match self.as_they_say {
+            true => KEPT.contains(&status),
+            false => status == StatusCode::OK,
+        };
+        if !is_kept {
             return Verdict::Share;
         }
-        let life = control
-            .max_age
-            .map_or(self.max_age, |it| it.min(self.max_age));
         // Without digits it is no age; more digits than fit are a great age.
-        let age = match headers.get(AGE).map(|it| seconds(it.as_bytes())) {
-            None | Some(None) => Duration::ZERO,
-            Some(Some(age)) => age,
-        };
-        match age < self.servable_age(life) {
-            true => Verdict::Keep { age, life },
-            false => Verdict::Private,
+        let said = headers.get(AGE).map(|it| seconds(it.as_bytes()));
+        let mut age = said.flatten().unwrap_or_default();
+        let mut life = control.max_age;
+        if self.as_they_say {
+            let date = date(headers, &DATE);
+            let apparent = date.and_then(|it| now.duration_since(it).ok());
+            age = age.max(apparent.unwrap_or_default());
+            life = life.or_else(|| expires(headers, date.unwrap_or(now)));
         }
+        let life = match (life, self.as_they_say) {
+            (Some(life), _) => life.min(self.max_age),
+            (None, false) => self.max_age,
+            // Nobody guesses.
+            (None, true) => return Verdict::Private,
+        };
+        if age >= self.servable_age(life) {
+            return Verdict::Private;
+        }
+        let mut grace = Grace::default();
+        if self.as_they_say && !control.must_revalidate {
+            let left = self.max_age - life;
+            grace.meanwhile = control.stale_while_revalidate.min(left);
+            grace.in_need = control.stale_if_error.min(left);
+        }
+        Verdict::Keep { age, life, grace }
     }
 }
 
@@ -135,32 +192,56 @@ fn varies(headers: &HeaderMap) -> bool {
 }
 
 /// What `Cache-Control` of an answer says to a shared cache.
+#[derive(Default)]
 struct Control {
     is_private: bool,
     /// `s-maxage`, else `max-age`.
     max_age: Option<Duration>,
+    /// It is not served after its life. `s-maxage` says that too.
+    must_revalidate: bool,
+    stale_while_revalidate: Duration,
+    stale_if_error: Duration,
 }
 
 impl Control {
     fn read(headers: &HeaderMap) -> Control {
         let (mut shared, mut all) = (None, None);
-        let mut is_private = false;
+        let mut control = Control::default();
         for word in words(headers, &CACHE_CONTROL) {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             // What is no number is stale at once (RFC 9111, 4.2.1).
             let age = seconds(value.trim_matches('"').as_bytes()).unwrap_or_default();
             match name.trim().to_ascii_lowercase().as_str() {
-                "no-store" | "no-cache" | "private" => is_private = true,
+                "no-store" | "no-cache" | "private" => control.is_private = true,
                 "s-maxage" => shared = least(shared, age),
                 "max-age" => all = least(all, age),
+                "must-revalidate" | "proxy-revalidate" => control.must_revalidate = true,
+                "stale-while-revalidate" => control.stale_while_revalidate = age,
+                "stale-if-error" => control.stale_if_error = age,
                 _ => {}
             }
         }
-        Control {
-            is_private,
-            max_age: shared.or(all),
-        }
+        control.must_revalidate |= shared.is_some();
+        control.max_age = shared.or(all);
+        control
     }
+}
+
+/// The life that `Expires` gives an answer of this date; a date that is none
+/// is over (RFC 9111, 5.3).
+fn expires(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
+    headers.get(EXPIRES)?;
+    let end = self::date(headers, &EXPIRES);
+    let life = end.and_then(|it| it.duration_since(date).ok());
+    Some(life.unwrap_or_default())
+}
+
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    let mut dates = headers.get_all(name).iter();
+    let (Some(date), None) = (dates.next(), dates.next()) else {
+        return None;
+    };
+    httpdate::parse_http_date(date.to_str().ok()?).ok()
 }
 
 fn least(before: Option<Duration>, age: Duration) -> Option<Duration> {
@@ -196,25 +277,111 @@ pub(super) mod tests {
     pub(in super::super) fn rule(max_age: u64) -> Rule {
         Rule {
             max_age: Duration::from_secs(max_age),
+            as_they_say: false,
             is_warm: true,
             timeout: Duration::from_secs(25),
         }
     }
 
     fn judge(status: u16, rows: &[(&'static str, &'static str)]) -> Verdict {
+        judge_by(rule(60), status, rows)
+    }
+
+    fn judge_by(rule: Rule, status: u16, rows: &[(&'static str, &'static str)]) -> Verdict {
         let mut headers = HeaderMap::new();
         for (name, value) in rows {
             let name = HeaderName::from_static(name);
             headers.append(name, HeaderValue::from_static(value));
         }
         let status = StatusCode::from_u16(status).expect("a status");
-        rule(60).judge(status, &headers)
+        rule.judge(status, &headers, date_of("Sun, 06 Nov 1994 08:49:37 GMT"))
+    }
+
+    fn date_of(text: &str) -> SystemTime {
+        httpdate::parse_http_date(text).expect("a date")
     }
 
     fn keep(age: u64, life: u64) -> Verdict {
+        keep_longer(age, life, 0, 0)
+    }
+
+    fn keep_longer(age: u64, life: u64, meanwhile: u64, in_need: u64) -> Verdict {
         Verdict::Keep {
             age: Duration::from_secs(age),
             life: Duration::from_secs(life),
+            grace: Grace {
+                meanwhile: Duration::from_secs(meanwhile),
+                in_need: Duration::from_secs(in_need),
+            },
+        }
+    }
+
+    #[test]
+    fn an_answer_that_speaks_for_itself_is_kept_as_long_as_it_says() {
+        let spoken = Rule {
+            as_they_say: true,
+            ..rule(1000)
+        };
+        let date = ("date", "Sun, 06 Nov 1994 08:49:30 GMT");
+        for (status, rows, expected) in [
+            (200, &[("cache-control", "max-age=100")][..], keep(0, 100)),
+            (404, &[("cache-control", "max-age=100")], keep(0, 100)),
+            (200, &[("cache-control", "max-age=5000")], keep(0, 1000)),
+            (200, &[("cache-control", "max-age=100"), date], keep(7, 100)),
+            (
+                200,
+                &[("cache-control", "max-age=100"), date, ("age", "20")],
+                keep(20, 100),
+            ),
+            (
+                200,
+                &[("expires", "Sun, 06 Nov 1994 08:50:30 GMT"), date],
+                keep(7, 60),
+            ),
+            (
+                200,
+                &[
+                    ("cache-control", "max-age=100"),
+                    ("expires", "Sun, 06 Nov 1994 08:50:30 GMT"),
+                ],
+                keep(0, 100),
+            ),
+            (
+                200,
+                &[(
+                    "cache-control",
+                    "max-age=100, stale-while-revalidate=30, stale-if-error=5000",
+                )],
+                keep_longer(0, 100, 30, 900),
+            ),
+            (
+                200,
+                &[(
+                    "cache-control",
+                    "max-age=100, must-revalidate, stale-if-error=50",
+                )],
+                keep(0, 100),
+            ),
+            (
+                200,
+                &[("cache-control", "s-maxage=100, stale-if-error=50")],
+                keep(0, 100),
+            ),
+        ] {
+            assert_eq!(judge_by(spoken, status, rows), expected, "{rows:?}");
+        }
+        for rows in [
+            &[][..],
+            &[date],
+            &[("expires", "0")],
+            &[("expires", "Sun, 06 Nov 1994 08:49:30 GMT"), date],
+            &[("cache-control", "stale-while-revalidate=30")],
+        ] {
+            assert_eq!(judge_by(spoken, 200, rows), Verdict::Private, "{rows:?}");
+        }
+        let rows = [("cache-control", "max-age=100")];
+        for status in [206, 302, 500] {
+            assert_eq!(judge_by(spoken, status, &rows), Verdict::Share, "{status}");
         }
     }
 
@@ -291,5 +458,9 @@ pub(super) mod tests {
         assert!(Rule::of(&route, SECOND).is_some_and(|it| it.is_warm()));
         route.path = "/a/{id}".to_owned();
         assert!(Rule::of(&route, SECOND).is_some_and(|it| !it.is_warm()));
+        route.cache = None;
+        route.cache_control = true;
+        let rule = Rule::of(&route, SECOND).expect("its answers say");
+        assert_eq!((rule.max_age, rule.is_warm), (LIFE_MAX, false));
     }
 }

@@ -4,12 +4,12 @@
 //! An answer's age counts from the moment its request was *sent*, so it is
 //! never taken for younger than it is. It is fetched anew well before its end,
 //! early enough for two tries of the usual length, and served meanwhile; at
-//! its end it is gone, whatever became of the tries. One request at a time
-//! fetches it.
+//! its end it is gone, whatever became of the tries, unless it has said itself
+//! that it may be served longer. One request at a time fetches it.
 
 use std::time::{Duration, Instant};
 
-use super::rule::Rule;
+use super::rule::{Grace, Rule};
 
 /// The usual length of a try is the greatest of this many.
 const DURATIONS: usize = 8;
@@ -46,6 +46,8 @@ pub(super) struct Slot<T> {
     /// Somebody asked since the last good try.
     wanted: bool,
     pass_until: Option<Instant>,
+    /// What is being fetched is outdated before it comes.
+    is_doomed: bool,
     /// Lengths of the last good tries, in a ring.
     durations: [Duration; DURATIONS],
     next_duration: usize,
@@ -58,16 +60,19 @@ struct Kept<T> {
     /// Its age when it was sent, by the sender's word.
     age: Duration,
     life: Duration,
+    grace: Grace,
 }
 
 /// What becomes of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked<T> {
-    /// It gets this, which is so old and may become older by `left`.
+    /// It gets this, which is so old. `soon` says that the answer is to be
+    /// fetched anew, or will be, because of this request.
     Serve {
         value: T,
         age: Duration,
-        left: Duration,
+        left: Left,
+        soon: bool,
     },
     /// It waits for who fetches the answer.
     Join,
@@ -75,6 +80,16 @@ pub(super) enum Asked<T> {
     Fetch(Duration),
     /// It asks a node itself.
     Pass,
+}
+
+/// How much older an answer may become; or how long ago that was, where it is
+/// served all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// So much.
+    Fresh(Duration),
+    /// So long ago.
+    Stale(Duration),
 }
 
 /// What is to be done without a request.
@@ -102,6 +117,7 @@ impl<T: Clone> Slot<T> {
             failed_at: None,
             wanted: false,
             pass_until: None,
+            is_doomed: false,
             durations: [Duration::ZERO; DURATIONS],
             next_duration: 0,
         }
@@ -135,16 +151,19 @@ impl<T: Clone> Slot<T> {
     /// A request asks. [`Asked::Fetch`] is owed one of [`Slot::landed`],
     /// [`Slot::failed`] and [`Slot::unfit`].
     pub(super) fn ask(&mut self, now: Instant) -> Asked<T> {
-        self.wanted = true;
-        if let Some(kept) = &self.kept {
-            let (age, end) = (kept.age(now), self.rule.servable_age(kept.life));
-            if age < end {
-                return Asked::Serve {
-                    value: kept.value.clone(),
-                    age,
-                    left: end - age,
-                };
-            }
+        let is_news = !std::mem::replace(&mut self.wanted, true);
+        if let Some(kept) = &self.kept
+            && let Some((age, left)) = self.servable(kept, now)
+        {
+            return Asked::Serve {
+                value: kept.value.clone(),
+                age,
+                left,
+                soon: is_news || matches!(left, Left::Stale(_)),
+            };
+        }
+        if self.is_doomed {
+            return Asked::Pass;
         }
         if self.pass_until.is_some_and(|until| now < until) {
             return Asked::Pass;
@@ -155,6 +174,32 @@ impl<T: Clone> Slot<T> {
         }
     }
 
+    /// How old an answer is, if it may be served.
+    fn servable(&self, kept: &Kept<T>, now: Instant) -> Option<(Duration, Left)> {
+        let (age, end) = (kept.age(now), self.rule.servable_age(kept.life));
+        let Some(over) = age.checked_sub(end) else {
+            return Some((age, Left::Fresh(end - age)));
+        };
+        let grace = match self.failures {
+            0 => kept.grace.meanwhile,
+            _ => kept.grace.meanwhile.max(kept.grace.in_need),
+        };
+        (over < grace).then_some((age, Left::Stale(over)))
+    }
+
+    /// The answer after its life, because fetching it anew has failed.
+    pub(super) fn in_need(&self, now: Instant) -> Option<(T, Duration, Left)> {
+        let kept = self.kept.as_ref()?;
+        let (age, left) = self.servable(kept, now)?;
+        Some((kept.value.clone(), age, left))
+    }
+
+    /// It is not as it was any more.
+    pub(super) fn invalidate(&mut self) {
+        self.kept = None;
+        self.is_doomed = self.in_flight;
+    }
+
     /// What is to be done now. [`Next::Fetch`] is owed what [`Asked::Fetch`]
     /// is.
     pub(super) fn next(&mut self, now: Instant) -> Next {
@@ -162,9 +207,10 @@ impl<T: Clone> Slot<T> {
             return Next::Landing;
         }
         let end = self.kept.as_ref().map(|it| it.end(&self.rule));
-        let due = match (&self.kept, end) {
-            (Some(_), Some(end)) if !self.rule.is_warm && now >= end => return Next::Forget,
-            (Some(_), Some(end)) if !self.rule.is_warm && !self.wanted => return Next::At(end),
+        let gone = self.kept.as_ref().map(|it| it.gone(&self.rule));
+        let due = match (&self.kept, gone) {
+            (Some(_), Some(gone)) if !self.rule.is_warm && now >= gone => return Next::Forget,
+            (Some(_), Some(gone)) if !self.rule.is_warm && !self.wanted => return Next::At(gone),
             (Some(kept), _) => kept.sent + self.refresh_after(kept),
             (None, _) if self.rule.is_warm => now,
             (None, _) => match self.pass_until {
@@ -192,10 +238,12 @@ impl<T: Clone> Slot<T> {
         &mut self,
         value: T,
         sent: Instant,
-        (age, life): (Duration, Duration),
+        (age, life, grace): (Duration, Duration, Grace),
         now: Instant,
     ) {
-        self.end_of_flight();
+        if self.end_of_flight() {
+            return;
+        }
         self.failures = 0;
         self.failed_at = None;
         self.pass_until = None;
@@ -207,25 +255,28 @@ impl<T: Clone> Slot<T> {
             sent,
             age,
             life,
+            grace,
         });
     }
 
     /// None came, or none that counts. What was kept stays as long as it may.
     pub(super) fn failed(&mut self, now: Instant) {
-        self.end_of_flight();
+        let _outdated = self.end_of_flight();
         self.failures = self.failures.saturating_add(1);
         self.failed_at = Some(now);
     }
 
     /// It came and may not be kept: for a while every request asks for itself.
     pub(super) fn unfit(&mut self, now: Instant) {
-        self.end_of_flight();
+        let _outdated = self.end_of_flight();
         self.pass_until = Some(now + PASS);
     }
 
-    fn end_of_flight(&mut self) {
+    /// Whether what has come is outdated.
+    fn end_of_flight(&mut self) -> bool {
         self.in_flight = false;
         self.tried = true;
+        std::mem::take(&mut self.is_doomed)
     }
 
     /// When after its sending an answer is fetched anew.
@@ -251,7 +302,12 @@ impl<T> Kept<T> {
         self.age + now.saturating_duration_since(self.sent)
     }
 
-    /// When it may no longer be served.
+    /// When it may no longer be served in any case.
+    fn gone(&self, rule: &Rule) -> Instant {
+        self.end(rule) + self.grace.meanwhile.max(self.grace.in_need)
+    }
+
+    /// When its life ends.
     fn end(&self, rule: &Rule) -> Instant {
         self.sent + rule.servable_age(self.life).saturating_sub(self.age)
     }
@@ -264,7 +320,15 @@ mod tests {
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const MINUTE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(60));
+    const MINUTE: (Duration, Duration, Grace) = lives(0, 60);
+
+    const fn lives(age: u64, life: u64) -> (Duration, Duration, Grace) {
+        let grace = Grace {
+            meanwhile: Duration::ZERO,
+            in_need: Duration::ZERO,
+        };
+        (Duration::from_secs(age), Duration::from_secs(life), grace)
+    }
 
     fn cold(max_age: u64) -> Slot<u32> {
         Slot::new(Rule {
@@ -290,7 +354,8 @@ mod tests {
         let expected = Asked::Serve {
             value: 7,
             age: 4 * SECOND,
-            left: 55 * SECOND,
+            left: Left::Fresh(55 * SECOND),
+            soon: true,
         };
         assert_eq!(slot.ask(now + 4 * SECOND), expected);
     }
@@ -300,7 +365,7 @@ mod tests {
         let now = Instant::now();
         let mut slot = cold(60);
         slot.ask(now);
-        slot.landed(7, now, (10 * SECOND, 60 * SECOND), now);
+        slot.landed(7, now, lives(10, 60), now);
         assert!(served(&slot.ask(now + 48 * SECOND)).is_some());
         assert_eq!(slot.ask(now + 49 * SECOND), Asked::Fetch(25 * SECOND));
     }
@@ -371,6 +436,65 @@ mod tests {
         assert!(matches!(slot.ask(now + PASS), Asked::Fetch(_)));
     }
 
+    fn graceful(meanwhile: u64, in_need: u64) -> Slot<u32> {
+        let grace = Grace {
+            meanwhile: Duration::from_secs(meanwhile),
+            in_need: Duration::from_secs(in_need),
+        };
+        let mut slot = cold(1000);
+        let now = Instant::now();
+        slot.ask(now);
+        slot.landed(7, now, (Duration::ZERO, 10 * SECOND, grace), now);
+        slot
+    }
+
+    #[test]
+    fn a_stale_answer_serves_while_it_is_fetched_anew_if_it_may() {
+        let mut slot = graceful(20, 0);
+        let now = slot.kept.as_ref().expect("kept").sent;
+        let asked = slot.ask(now + 12 * SECOND);
+        let expected = Asked::Serve {
+            value: 7,
+            age: 12 * SECOND,
+            left: Left::Stale(3 * SECOND),
+            soon: true,
+        };
+        assert_eq!(asked, expected);
+        assert!(matches!(slot.next(now + 12 * SECOND), Next::Fetch(_)));
+        assert_eq!(served(&slot.ask(now + 28 * SECOND)), Some(7));
+        assert_eq!(slot.ask(now + 29 * SECOND), Asked::Join, "9 and 20");
+    }
+
+    #[test]
+    fn a_stale_answer_serves_in_need_if_it_may() {
+        let mut slot = graceful(0, 20);
+        let now = slot.kept.as_ref().expect("kept").sent;
+        assert!(matches!(slot.ask(now + 12 * SECOND), Asked::Fetch(_)));
+        assert_eq!(slot.in_need(now + 12 * SECOND), None, "nothing has failed");
+        slot.failed(now + 13 * SECOND);
+        let stale = Left::Stale(4 * SECOND);
+        let found = slot.in_need(now + 13 * SECOND);
+        assert_eq!(found, Some((7, 13 * SECOND, stale)));
+        assert_eq!(served(&slot.ask(now + 14 * SECOND)), Some(7));
+        assert_eq!(slot.in_need(now + 29 * SECOND), None);
+    }
+
+    #[test]
+    fn what_was_invalidated_is_gone_with_what_is_on_its_way() {
+        let mut slot = cold(60);
+        let now = Instant::now();
+        slot.ask(now);
+        slot.landed(7, now, MINUTE, now);
+        slot.invalidate();
+        assert!(matches!(slot.ask(now), Asked::Fetch(_)));
+        slot.invalidate();
+        assert_eq!(slot.ask(now), Asked::Pass);
+        slot.landed(8, now, MINUTE, now);
+        assert!(matches!(slot.ask(now), Asked::Fetch(_)));
+        slot.landed(9, now, MINUTE, now);
+        assert_eq!(served(&slot.ask(now)), Some(9));
+    }
+
     /// Something that happens `after` milliseconds later.
     #[derive(Debug, Clone)]
     struct Step {
@@ -406,11 +530,12 @@ mod tests {
                 if step.asks {
                     match slot.ask(now) {
                         // The value says when it was born.
-                        Asked::Serve { value: (born, life), age, left } => {
+                        Asked::Serve { value: (born, life), age, left: Left::Fresh(left), .. } => {
                             prop_assert_eq!(age, now - born);
                             prop_assert!(age < minute && age < life);
                             prop_assert!(age + left < minute);
                         }
+                        Asked::Serve { .. } => prop_assert!(false, "stale"),
                         Asked::Fetch(_) => {
                             prop_assert!(out.is_none(), "one at a time");
                             out = Some(now);
@@ -425,7 +550,7 @@ mod tests {
                     Some((age, life)) => {
                         let (age, life) = (Duration::from_secs(age), Duration::from_secs(life));
                         let born = sent.checked_sub(age).expect("the machine runs for a minute");
-                        slot.landed((born, life), sent, (age, life), now);
+                        slot.landed((born, life), sent, (age, life, Grace::default()), now);
                     }
                     None => slot.failed(now),
                 }

@@ -9,8 +9,8 @@ use hyper::header::HeaderMap;
 use hyper::{StatusCode, Uri};
 use tokio::sync::watch;
 
-use super::rule::{Key, Rule};
-use super::slot::{Asked, Next, Slot};
+use super::rule::{Grace, Key, Rule};
+use super::slot::{Asked, Left, Next, Slot};
 use crate::balancer::failure::Failure;
 
 /// Targets that are known at once.
@@ -81,8 +81,9 @@ struct Tracked {
 
 /// What a request gets.
 pub(super) enum Ticket {
-    /// An answer, its age, and how much older it may become.
-    Serve(Arc<Stored>, Duration, Duration),
+    /// An answer, its age, and how much older it may become; and whether what
+    /// is due has changed.
+    Serve(Arc<Stored>, Duration, Left, bool),
     /// What somebody fetches; the request is to fetch it within this time if
     /// it is the one.
     Wait(Waiting, Option<Duration>),
@@ -119,7 +120,12 @@ impl Store {
         let tracked = self.slots.get_mut(key).expect("tracked just now");
         tracked.asked_at = now;
         match tracked.slot.ask(now) {
-            Asked::Serve { value, age, left } => Ticket::Serve(value, age, left),
+            Asked::Serve {
+                value,
+                age,
+                left,
+                soon,
+            } => Ticket::Serve(value, age, left, soon),
             Asked::Pass => Ticket::Pass,
             Asked::Join => match &tracked.landing {
                 Some(landing) => Ticket::Wait(landing.subscribe(), None),
@@ -182,7 +188,7 @@ impl Store {
         key: &Key,
         stored: &Arc<Stored>,
         sent: Instant,
-        (age, life): (Duration, Duration),
+        (age, life, grace): (Duration, Duration, Grace),
         now: Instant,
     ) {
         let size = stored.size() + key.size();
@@ -196,11 +202,13 @@ impl Store {
             return self.end(key, Landed::Private, None, now);
         }
         let tracked = self.slots.get_mut(key).expect("looked at just now");
-        self.bytes = self.bytes - tracked.size + size;
-        tracked.size = size;
         tracked
             .slot
-            .landed(Arc::clone(stored), sent, (age, life), now);
+            .landed(Arc::clone(stored), sent, (age, life, grace), now);
+        // Not what was outdated before it came.
+        let size = tracked.slot.value().map_or(0, |_| size);
+        self.bytes = self.bytes - tracked.size + size;
+        tracked.size = size;
         tracked.avoid = None;
         tracked.tell(Landed::Answer {
             stored: Arc::clone(stored),
@@ -208,6 +216,20 @@ impl Store {
             age,
             life: Some(life),
         });
+    }
+
+    /// What is kept of this target after its life, because fetching it anew
+    /// has failed.
+    pub(super) fn in_need(&self, key: &Key, now: Instant) -> Option<(Arc<Stored>, Duration, Left)> {
+        self.slots.get(key)?.slot.in_need(now)
+    }
+
+    /// What is kept of this target is not so any more.
+    pub(super) fn invalidate(&mut self, key: &Key) {
+        if let Some(tracked) = self.slots.get_mut(key) {
+            tracked.slot.invalidate();
+            self.bytes -= std::mem::take(&mut tracked.size);
+        }
     }
 
     /// Something else has come of a fetch, last from this node.
@@ -308,7 +330,14 @@ mod tests {
     use super::super::rule::tests::rule;
     use super::*;
 
-    const MINUTE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(60));
+    const MINUTE: (Duration, Duration, Grace) = (
+        Duration::ZERO,
+        Duration::from_secs(60),
+        Grace {
+            meanwhile: Duration::ZERO,
+            in_need: Duration::ZERO,
+        },
+    );
 
     fn cold() -> Rule {
         Rule {
@@ -417,8 +446,21 @@ mod tests {
         assert_eq!(store.avoided(&key(0)), Some(1));
         assert!(matches!(
             store.ask(rule(60), &key(0), later),
-            Ticket::Serve(_, age, _) if age == later - now
+            Ticket::Serve(_, age, ..) if age == later - now
         ));
+    }
+
+    #[test]
+    fn what_was_invalidated_takes_no_room() {
+        let now = Instant::now();
+        let mut store = Store::new(1_000_000);
+        fill(&mut store, 0, 10, now);
+        store.invalidate(&key(0));
+        assert_eq!(store.totals(), (0, 0));
+        let _waits = store.ask(cold(), &key(0), now);
+        store.invalidate(&key(0));
+        store.keep(&key(0), &stored(10), now, MINUTE, now);
+        assert_eq!(store.totals(), (0, 0));
     }
 
     #[test]

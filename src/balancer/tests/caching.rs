@@ -243,3 +243,101 @@ async fn a_fetch_that_fails_is_told_and_the_next_request_tries_again() {
     node.does(|_| answer(200, "a"));
     assert_eq!(running.get("/long").await.text(), "a");
 }
+
+#[tokio::test]
+async fn what_is_asked_for_now_and_then_is_fetched_anew_before_its_end() {
+    let begin = Instant::now();
+    let node = clock(begin, Duration::ZERO).await;
+    let running = Running::ready(&keeping(&[&node], 4 * SECOND, false)).await;
+    let first = running.get("/long").await.text();
+    assert_eq!(running.get("/long").await.text(), first);
+    eventually("it is fetched anew", || node.received().len() == 2).await;
+    assert_ne!(running.get("/long").await.text(), first);
+    assert_eq!(node.received().len(), 2, "nobody waited");
+}
+
+/// The routes `/said` keep their answers as these say. Each answer has this
+/// head and another body.
+async fn saying(head: &'static str) -> (Node, config::Balancer) {
+    let count = AtomicUsize::new(0);
+    let node = Node::start(move |_| {
+        let body = count.fetch_add(1, Ordering::Relaxed).to_string();
+        let length = body.len();
+        let text = format!("HTTP/1.1 200 OK\r\n{head}Content-Length: {length}\r\n\r\n{body}");
+        Reply::Bytes(text.into_bytes())
+    })
+    .await;
+    let mut settings = settings(&[&node]);
+    let said = config::Route {
+        cache_control: true,
+        ..route("/said", Replay::default())
+    };
+    settings.routes = BTreeMap::from([("said".to_owned(), said)]);
+    (node, settings)
+}
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_of_its_life_is_not_kept() {
+    let (_node, settings) = saying("").await;
+    let running = Running::ready(&settings).await;
+    let first = running.get("/said").await;
+    assert_ne!(running.get("/said").await.text(), first.text());
+}
+
+#[tokio::test]
+async fn another_method_drops_what_is_kept_of_its_target() {
+    let (_node, settings) = saying("Cache-Control: max-age=1000\r\n").await;
+    let running = Running::ready(&settings).await;
+    let first = running.get("/said").await.text();
+    assert_eq!(running.get("/said").await.text(), first);
+    assert_eq!(running.post("/said?other", "x").await.status, 200);
+    assert_eq!(running.get("/said").await.text(), first);
+    assert_eq!(running.post("/said", "x").await.status, 200);
+    assert_ne!(running.get("/said").await.text(), first);
+}
+
+#[tokio::test]
+async fn who_has_an_answer_by_its_tag_is_told_so() {
+    let (node, settings) =
+        saying("Cache-Control: max-age=1000\r\nETag: \"a\"\r\nContent-Type: text/plain\r\n").await;
+    let running = Running::ready(&settings).await;
+    running.get("/said").await;
+    let mut client = running.client().await;
+    for (tags, expected) in [
+        ("\"a\"", 304),
+        ("W/\"a\"", 304),
+        ("\"b\", \"a\"", 304),
+        ("*", 304),
+        ("\"b\"", 200),
+    ] {
+        client
+            .write(format!(
+                "GET /said HTTP/1.1\r\nHost: a\r\nIf-None-Match: {tags}\r\n\r\n"
+            ))
+            .await;
+        let answer = match expected {
+            304 => client.head_answer().await,
+            _ => client.answer().await,
+        };
+        assert_eq!(answer.status, expected, "{tags}");
+        assert_eq!(answer.header("etag"), Some("\"a\""));
+        assert_eq!(answer.header("content-type").is_some(), expected == 200);
+    }
+    assert_eq!(node.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_served_in_need_if_it_says_so() {
+    let (node, settings) = saying("Cache-Control: max-age=1, stale-if-error=1000\r\n").await;
+    let running = Running::ready(&settings).await;
+    let first = running.get("/said").await.text();
+    node.does(|_| answer(500, "broken"));
+    tokio::time::sleep(SECOND).await;
+    let stale = running.get("/said").await;
+    assert_eq!((stale.status, stale.text()), (200, first));
+    assert!(
+        status(&stale).starts_with("pgweir; hit; ttl=-"),
+        "{}",
+        status(&stale)
+    );
+}
