@@ -151,24 +151,29 @@ pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
 
 impl Front {
     pub(crate) fn start(settings: &str) -> Front {
+        Front::before(None, settings)
+    }
+
+    /// With this node instead of an origin, if there is one.
+    fn before(node: Option<u16>, settings: &str) -> Front {
         // Another process may take a free port before it does.
-        let mut tries = (0..3).filter_map(|_| Front::launch(settings, false));
+        let mut tries = (0..3).filter_map(|_| Front::launch(node, settings, false));
         tries.next().expect("ports are free long enough")
     }
 
     /// With sockets that systemd has opened, and this process keeps open: they
     /// could not be opened once more.
     fn start_with_sockets() -> Front {
-        let mut tries = (0..3).filter_map(|_| Front::launch("", true));
+        let mut tries = (0..3).filter_map(|_| Front::launch(None, "", true));
         tries.next().expect("ports are free long enough")
     }
 
     /// None if it has ended.
-    fn launch(settings: &str, by_systemd: bool) -> Option<Front> {
+    fn launch(node: Option<u16>, settings: &str, by_systemd: bool) -> Option<Front> {
         let folder = Folder::new("front");
         let origin = Origin::start();
+        let node = node.unwrap_or(origin.port);
         let [plain, secure, pooler] = free_ports();
-        let node = origin.port;
         let here = folder.path().display().to_string();
         let config = folder.write(
             "pgweir.toml",
@@ -225,6 +230,14 @@ impl Front {
             }
         });
         serves.then_some(front)
+    }
+
+    /// It has read its configuration again.
+    fn reloaded(self) -> Front {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(sent.expect("kill runs").success());
+        self
     }
 
     /// A program with these arguments; what it says is added to `log`.
@@ -426,6 +439,92 @@ fn sockets_that_systemd_passes_are_served() {
     assert!(output.status.success(), "{output:?}");
     // The pooler's own address is no passed socket's.
     assert!(TcpStream::connect(("127.0.0.1", front.pooler)).is_ok());
+}
+
+#[test]
+fn curl_as_a_proxy_says_whose_connection_it_is_and_must() {
+    let front = Front::start("");
+    let config = front.folder.path().join("pgweir.toml");
+    let text = front.read("pgweir.toml");
+    let listed = text.replacen(
+        "max_body",
+        "proxy_protocol_from = \"127.0.0.0/8\"\nmax_body",
+        1,
+    );
+    std::fs::write(config, listed).expect("the folder is ours");
+    let front = front.reloaded();
+    let http = format!("http://127.0.0.1:{}/x", front.plain);
+    eventually("who does not say it is closed", || {
+        let output = curl(&[&http]).output().expect("curl runs");
+        match output.status.success() {
+            true => Err("it is served".to_owned()),
+            false => Ok(()),
+        }
+    });
+    for (arguments, expected) in [
+        (&["--http1.1", &http][..], "1.1 200 0 GET 0"),
+        (&["--http2-prior-knowledge", &http], "2 200 0 GET 0"),
+        (&["--http1.1", &front.https("/x")], "1.1 200 0 GET 0"),
+        (&[&front.https("/x")], "2 200 0 GET 0"),
+    ] {
+        let arguments = [&["--haproxy-protocol"], arguments].concat();
+        assert_eq!(curled(&arguments), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn curl_that_asked_for_our_name_gets_no_other_host() {
+    let front = Front::start("");
+    let to = format!("::127.0.0.1:{}", front.secure);
+    let get = |protocol: &str, name: &str, host: &str| {
+        let (host, url) = (format!("Host: {host}"), format!("https://{name}/x"));
+        let connect = ["--connect-to", &to, "-o", "/dev/null"];
+        let rest = [protocol, "-H", &host, &url];
+        curled(&[&connect[..], &rest].concat())
+    };
+    for (protocol, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        for (name, host, status) in [
+            ("front.test", "front.test", 200),
+            ("front.test", "localhost:8443", 200),
+            ("front.test", "other.test", 421),
+            ("other.test", "front.test", 200),
+            ("127.0.0.1", "other.test", 200),
+        ] {
+            let expected = format!("{version} {status} 0 ");
+            assert_eq!(get(protocol, name, host), expected, "{name} {host}");
+        }
+    }
+}
+
+#[test]
+fn websockets_pass_where_they_are_allowed() {
+    let [port] = free_ports();
+    let mut server = Command::new("setpriv");
+    server.args(["--pdeathsig", "KILL", "--"]).arg(python());
+    server.stdin(Stdio::null());
+    let driver = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/integration/drivers/tunnel_driver.py"
+    );
+    server.args([driver, "server", &port.to_string()]);
+    let mut server = process::spawn(server);
+    let route = "[balancer.routes.chat]\npath = \"/chat\"\nupgrade = [\"websocket\"]\n";
+    let front = Front::before(Some(port), route);
+    let mut client = script(python(), "tunnel_driver.py");
+    client.arg("client");
+    client.args([front.plain, front.secure].map(|port| port.to_string()));
+    let text = succeeded(&client.output().expect("python runs"));
+    let is_tunnel = |it: &&serde_json::Value| it["status"] == 101;
+    let lines = front.access(|lines| lines.iter().filter(is_tunnel).count() == 7);
+    server.kill().ok();
+    server.wait().ok();
+    assert!(text.ends_with(" checks"), "{text}");
+    for line in lines.iter().filter(is_tunnel) {
+        assert_eq!(line["route"], "chat", "{line}");
+        for bytes in ["bytes_in", "bytes_out"] {
+            assert!(line[bytes].as_u64() > Some(5_000), "{line}");
+        }
+    }
 }
 
 #[test]

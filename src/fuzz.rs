@@ -6,7 +6,7 @@
 
 pub use crate::admin::fuzz::console;
 pub use crate::auth::fuzz::auth;
-pub use crate::balancer::fuzz::http;
+pub use crate::balancer::fuzz::{http, proxy, quic};
 pub use crate::client::flow::fuzz::flow;
 pub use crate::client::flow::model::fuzz::model;
 pub use crate::client::fuzz::login;
@@ -33,6 +33,8 @@ mod tests {
         ("http", http),
         ("login", login),
         ("model", model),
+        ("proxy", proxy),
+        ("quic", quic),
         ("tls", tls),
         ("wire", wire),
     ];

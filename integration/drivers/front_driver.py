@@ -75,6 +75,16 @@ REFUSED = [
     ("a large body", head(), b"x" * 1_100_000, {413, RESET}),
 ]
 
+# The host of the handshake, that of the request, and what comes back.
+MISDIRECTED = [
+    ("front.test", "front.test", 200),
+    ("front.test", "Front.Test:8443", 200),
+    ("front.test", "localhost", 200),
+    ("front.test", "127.0.0.1", 200),
+    ("front.test", "other.test", 421),
+    ("localhost", "other.test", 200),
+]
+
 SERVED = [
     ("GET", head("GET", "/served"), b"", (200, b"GET 0")),
     ("HEAD", head("HEAD", "/served"), b"", (200, b"")),
@@ -302,9 +312,9 @@ class Http3(QuicConnectionProtocol):
         return stream["status"], stream["body"]
 
 
-def http3():
+def http3(name="localhost"):
     configuration = QuicConfiguration(
-        is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE, server_name="localhost"
+        is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_NONE, server_name=name
     )
     return connect("127.0.0.1", HTTPS, configuration=configuration, create_protocol=Http3)
 
@@ -337,6 +347,11 @@ async def check_http3():
         async with http3() as client:
             status, text = await client.ask(fields, body)
             check("HTTP/3", what, (status, text), status in expected)
+    # The site is called front.test; who asked for it is held to it.
+    for name, authority, expected in MISDIRECTED:
+        async with http3(name) as client:
+            status, text = await client.ask(head("GET", "/served", authority))
+            check("HTTP/3", f"{authority} for {name}", (status, text), status == expected)
     # A frame that never ends, of a kind that is to be ignored, is not kept.
     async with http3() as client:
         number = client._quic.get_next_available_stream_id()

@@ -288,7 +288,11 @@ impl Line<'_> {
         self.thousandths((micros % 1000) as u32);
     }
 
+    /// Without the port, where nobody said one.
     fn address(&mut self, address: SocketAddr) {
+        if address.port() == 0 {
+            return self.raw(&address.ip().to_string());
+        }
         let SocketAddr::V4(address) = address else {
             return self.raw(&address.to_string());
         };

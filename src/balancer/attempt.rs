@@ -15,6 +15,7 @@ use super::node::ConnectFailed;
 use super::nodes::Permit;
 use super::queue::NodeSet;
 use super::retry::Progress;
+use super::tunnel;
 use super::upload::{Received, Upload};
 use crate::config::Replay;
 
@@ -29,6 +30,8 @@ pub(crate) struct NodeRequest {
     pub(crate) last_choice: NodeSet,
     /// When the request's time is over.
     pub(crate) deadline: Instant,
+    /// The protocol it asks to go on in.
+    pub(crate) upgrade: Option<HeaderValue>,
     /// What becomes of its body.
     pub(crate) received: Arc<Received>,
 }
@@ -79,6 +82,9 @@ pub(crate) async fn attempt(
         Err(failure) => return Err(Miss::not_connected(failure, body)),
     };
     let reused = connection.is_used();
+    if request.upgrade.is_some() {
+        connection.may_switch();
+    }
     let message = message(request, &permit, body);
     let sent = Instant::now();
     let look = |now| match now >= request.deadline {
@@ -88,7 +94,12 @@ pub(crate) async fn attempt(
     let result = connection.send(message, look).await;
     match result {
         // An upgrade that nobody asked for.
-        Ok(response) if response.status().is_informational() => Err(Miss::nonsense()),
+        Ok(response)
+            if response.status().is_informational()
+                && !tunnel::is_agreed(request.upgrade.as_ref(), &response) =>
+        {
+            Err(Miss::nonsense())
+        }
         Ok(response) => {
             let metrics = core.nodes.metrics(permit.node());
             metrics.answer.observe(sent.elapsed().as_secs_f64());

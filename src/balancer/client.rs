@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use hyper::header::HeaderValue;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{At, Scanner};
 use super::refusal::Refusal;
 use super::site::Site;
+use super::tunnel::Tunnel;
 
 /// Time between telling a client that its connection ends and ending it, for
 /// what is on the way.
@@ -34,6 +36,10 @@ pub(crate) struct Client {
     site: Option<Arc<Site>>,
     /// The next answer is to say that it is the last.
     is_seen_off: AtomicBool,
+    /// It is a proxy, and what it says of its clients is believed.
+    is_trusted: bool,
+    /// It asked for a host of ours in its handshake.
+    is_held_to_hosts: bool,
     inner: Mutex<Inner>,
 }
 
@@ -56,6 +62,9 @@ struct Inner {
     leaves: (f64, Instant),
     /// The end of the connection has to look like an accident.
     reset: bool,
+    /// It and a node have agreed to leave HTTP, as soon as it has the answer.
+    /// A tunnel has its client: it must not stay here.
+    tunnel: Option<Box<Tunnel>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +107,8 @@ impl Client {
             address,
             site,
             is_seen_off: AtomicBool::new(false),
+            is_trusted: false,
+            is_held_to_hosts: false,
             inner: Mutex::new(Inner {
                 scanner: Scanner::default(),
                 requests: 0,
@@ -108,8 +119,37 @@ impl Client {
                 dismissed: None,
                 leaves: (0.0, now),
                 reset: false,
+                tunnel: None,
             }),
         }
+    }
+
+    /// The same client, which is a proxy to be believed, or not.
+    pub(crate) fn trusted(self, is_trusted: bool) -> Client {
+        Client { is_trusted, ..self }
+    }
+
+    /// The same client, which asked for this host in its handshake (SNI).
+    pub(crate) fn asking_for(self, host: Option<&str>) -> Client {
+        let is_ours = |site: &Site| host.is_some_and(|it| site.is_named(it));
+        Client {
+            is_held_to_hosts: self.site().is_some_and(is_ours),
+            ..self
+        }
+    }
+
+    /// Whether what it says of its clients is believed.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
+
+    /// Whether it asks for another host than the site's, after it asked for
+    /// one of the site's in its handshake (RFC 9110, 7.4).
+    pub(crate) fn is_misdirected(&self, host: Option<&HeaderValue>) -> bool {
+        self.is_held_to_hosts
+            && host
+                .zip(self.site())
+                .is_some_and(|(host, site)| !site.serves(host))
     }
 
     /// Its address.
@@ -170,6 +210,16 @@ impl Client {
         self.inner().reset = true;
     }
 
+    /// It leaves HTTP when it has the answer to its last request.
+    pub(crate) fn leaves_http(&self, tunnel: Box<Tunnel>) {
+        self.inner().tunnel = Some(tunnel);
+    }
+
+    /// What it leaves HTTP for, once.
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.inner().tunnel.take()
+    }
+
     /// Whether a request of it has been served.
     pub(crate) fn has_asked(&self) -> bool {
         self.inner().requests > 0
@@ -179,6 +229,11 @@ impl Client {
     pub(crate) fn has_unread(&self) -> bool {
         let inner = self.inner();
         inner.scanner.at() != At::Gap || inner.scanner.refused().is_some()
+    }
+
+    /// Whether its socket takes no more bytes.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.inner().blocked_since.is_some()
     }
 
     /// What is waited for, and until when.
@@ -276,6 +331,11 @@ impl<T: Transport> ClientIo<T> {
         let mut io = ClientIo::messages(stream, client, early);
         io.is_scanned = false;
         io
+    }
+
+    /// Whether bytes of it were thrown away.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// The socket.

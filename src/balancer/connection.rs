@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper::{Request, Response};
@@ -53,6 +54,11 @@ pub(crate) struct NodeConnection {
     sender: SendRequest<Upload>,
     /// None once the connection is closed.
     driver: Option<Pin<Box<Driver>>>,
+    /// It is asked to leave HTTP: its socket outlives that.
+    may_switch: bool,
+    /// Its socket and what was read behind the last answer, once HTTP has
+    /// ended on a connection that may leave it.
+    socket: Option<(TcpStream, Bytes)>,
     facts: Arc<Facts>,
     /// For [`NodeConnection::send`].
     glance: Option<Pin<Box<Sleep>>>,
@@ -123,6 +129,8 @@ impl NodeConnection {
         Ok(NodeConnection {
             sender,
             driver: Some(Box::pin(driver)),
+            may_switch: false,
+            socket: None,
             facts,
             glance: None,
             idle_since: Instant::now(),
@@ -145,8 +153,27 @@ impl NodeConnection {
         if let Some(driver) = &mut self.driver
             && driver.as_mut().poll(cx).is_ready()
         {
-            self.driver = None;
+            let driver = self.driver.take().filter(|_| self.may_switch);
+            self.socket = driver.map(|driver| {
+                let parts = Pin::into_inner(driver).into_parts();
+                (parts.io.into_inner().stream, parts.read_buf)
+            });
         }
+    }
+
+    /// The next request asks to leave HTTP.
+    pub(crate) fn may_switch(&mut self) {
+        self.may_switch = true;
+    }
+
+    /// Its socket, after the node has agreed to leave HTTP, and what it said
+    /// behind that.
+    pub(crate) async fn into_socket(mut self) -> (TcpStream, Bytes) {
+        std::future::poll_fn(|cx| {
+            self.poll_drive(cx);
+            self.socket.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
     /// Whether an idle connection is open, as far as this side can know. One
@@ -386,7 +413,6 @@ impl NodeIo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use socket2::SockRef;
     use std::net::Shutdown;
     use std::task::Waker;

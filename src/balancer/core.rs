@@ -4,6 +4,7 @@
 //! those that come get the one in force.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,8 @@ pub(crate) struct Core {
     pub(crate) patience: Patience,
     /// Longest pause between two pieces of an answer's body.
     pub(crate) body_timeout: Duration,
+    /// Longest time in which nobody says anything in a tunnel.
+    pub(crate) tunnel_timeout: Duration,
     /// Longest time a stream of HTTP/2 or HTTP/3 takes, to the last byte the
     /// client has room for.
     pub(crate) stream_timeout: Duration,
@@ -117,6 +120,12 @@ impl Core {
     /// The core in force.
     pub(crate) fn latest(self: &Arc<Self>) -> Arc<Core> {
         self.current.get().unwrap_or_else(|| Arc::clone(self))
+    }
+
+    /// Whether this is a proxy's address that is believed.
+    pub(crate) fn trusts(&self, address: SocketAddr) -> bool {
+        let trusted = &self.settings.trusted_proxies;
+        trusted.iter().any(|it| it.holds(address.ip()))
     }
 
     /// Whether a request may be sent again, after so many in all.

@@ -41,7 +41,7 @@ pub(crate) async fn drive<C>(
     client: &Client,
     (patience, farewell): (Patience, Farewell),
     metrics: &Metrics,
-    mut phase: watch::Receiver<Phase>,
+    phase: &mut watch::Receiver<Phase>,
 ) -> End
 where
     C: GracefulConnection<Error = hyper::Error> + Unpin,

@@ -1,19 +1,21 @@
 //! One request from its arrival to the end of its answer: what is noted on the
 //! way, and counted and logged at the end, however it ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
-use hyper::{Method, Uri, Version};
+use hyper::{Method, StatusCode, Uri, Version};
 
 use super::access_log::Entry;
 use super::cache::Lookup;
 use super::client::Client;
 use super::core::Core;
+use super::forwarded;
 use super::hygiene::X_REQUEST_ID;
-use super::metrics::{CutBy, Ended};
+use super::metrics::{CutBy, Ended, OpenTunnel};
 use super::request_id;
 use super::route::RouteId;
 use super::trail::Trail;
@@ -33,6 +35,8 @@ pub(crate) struct Exchange {
     cut: Option<CutBy>,
     /// Status of the answer, once it has one.
     status: Option<u16>,
+    /// How long it was a request, if it is a tunnel since.
+    until_tunnel: Option<Duration>,
     entry: Entry,
 }
 
@@ -48,9 +52,16 @@ impl Exchange {
             received: Arc::default(),
             cut: None,
             status: None,
+            until_tunnel: None,
             entry: Entry {
                 time,
-                client: client.address(),
+                client: match client.is_trusted() {
+                    true => {
+                        let trusted = &core.settings.trusted_proxies;
+                        forwarded::client(&head.headers, client.address(), trusted)
+                    }
+                    false => client.address(),
+                },
                 method: head.method.clone(),
                 target: target(head),
                 version: head.version,
@@ -81,6 +92,11 @@ impl Exchange {
     /// Its id.
     pub(crate) fn id(&self) -> HeaderValue {
         self.entry.request_id.clone()
+    }
+
+    /// Who made it.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.entry.client.ip()
     }
 
     /// Its way so far.
@@ -121,6 +137,22 @@ impl Exchange {
         }
     }
 
+    /// It goes on as a tunnel.
+    pub(crate) fn switched(&mut self) {
+        self.until_tunnel = Some(self.began.elapsed());
+        self.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16(), None);
+    }
+
+    /// Counts an open tunnel until what it gives is dropped.
+    pub(crate) fn tunnel_opens(&self) -> OpenTunnel {
+        self.core.metrics.tunnel_opens()
+    }
+
+    /// It has ended for a reason that is nobody's fault.
+    pub(crate) fn ended(&mut self, why: &'static str) {
+        self.entry.error = Some(why);
+    }
+
     /// The answer ended early; the word says why.
     pub(crate) fn cut(&mut self, by: CutBy, error: &'static str) {
         self.cut = Some(by);
@@ -149,7 +181,8 @@ impl Drop for Exchange {
             method: &entry.method,
             version: entry.version,
             status: entry.status,
-            duration: entry.duration,
+            // A tunnel's is that of its conversation, not the node's.
+            duration: self.until_tunnel.unwrap_or(entry.duration),
             cut: self.cut,
         });
         metrics.in_flight().dec();

@@ -1,5 +1,6 @@
 //! Streams of HTTP clients: the scanner and hyper have to see the same
-//! requests, and what goes on to a node has to be clean.
+//! requests, and what goes on to a node has to be clean. And what proxies say
+//! before them.
 //!
 //! An input is a seed for the pieces and a stream.
 
@@ -24,8 +25,10 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 
 use super::framing::{At, HEAD_MAX, Scanner};
+pub use super::h3::fuzz::quic;
 use super::hygiene::{self, Origin, X_REQUEST_ID};
 use super::policy::{self, Length, TARGET_MAX};
+use super::proxy;
 use super::route::Routes;
 use crate::config;
 use crate::wire::fuzz::{Input, pieces};
@@ -40,6 +43,48 @@ const MAX_BODY: u64 = 1 << 20;
 struct Seen {
     head: Vec<u8>,
     body: Vec<u8>,
+}
+
+/// What a proxy says of a connection is the same in any pieces, and within its
+/// bounds; what came of it can be said again.
+pub fn proxy(data: &[u8]) {
+    let mut input = Input::new(data);
+    let seed = input.byte();
+    let stream = input.rest();
+    let mut came = 0;
+    let mut told = proxy::header(&[]);
+    for piece in pieces(stream, seed) {
+        let decided = told != Ok(None);
+        let before = told;
+        came += piece.len();
+        told = proxy::header(&stream[..came]);
+        assert!(!decided || told == before, "it is decided once");
+    }
+    assert_eq!(told, proxy::header(stream));
+    match told {
+        Ok(None) => assert!(stream.len() < proxy::FIXED + proxy::REST_MAX),
+        Ok(Some(header)) => {
+            assert!(header.length <= stream.len());
+            let is_line = stream.starts_with(b"PROXY ");
+            let most = if is_line {
+                proxy::LINE_MAX
+            } else {
+                proxy::FIXED + proxy::REST_MAX
+            };
+            assert!(header.length <= most);
+            assert_eq!(proxy::header(&stream[..header.length]), told);
+            if let Some(client) = header.client {
+                let (address, port) = (client.ip(), client.port());
+                let family = if address.is_ipv4() { "TCP4" } else { "TCP6" };
+                let line = format!("PROXY {family} {address} {address} {port} 1\r\n");
+                let again = proxy::header(line.as_bytes()).expect("a header");
+                assert_eq!(again.expect("all of it").client, Some(client));
+            }
+        }
+        Err(proxy::Malformed) => {
+            assert!(!stream.starts_with(b"PROXY UNKNOWN\r\n"));
+        }
+    }
 }
 
 /// Streams are cut into the same requests by the scanner and by hyper.
@@ -259,7 +304,7 @@ fn routes() -> Routes {
 }
 
 /// What is served is asked of a node in one form only.
-fn judge(mut head: Parts) {
+pub(super) fn judge(mut head: Parts) {
     let Ok(accepted) = policy::judge(&head, MAX_BODY) else {
         return;
     };
@@ -282,6 +327,8 @@ fn judge(mut head: Parts) {
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         version: head.version,
         is_secure: false,
+        is_trusted: false,
+        tells_forwarded: false,
     };
     let id = HeaderValue::from_static("id");
     hygiene::clean_request(&mut head.headers, &accepted, origin, id.clone());

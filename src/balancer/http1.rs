@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,8 +33,9 @@ pub(crate) async fn serve<T: Transport>(
     early: Vec<u8>,
     client: &Arc<Client>,
     core: &Arc<Core>,
-    phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<Phase>,
 ) {
+    let left = Left(client);
     let service = service_fn(|request| {
         let request = hyper::Request::map(request, RequestBody::Hyper);
         service::serve(Arc::clone(core), Arc::clone(client), request)
@@ -46,7 +47,7 @@ pub(crate) async fn serve<T: Transport>(
         .max_buf_size(BUFFER_MAX)
         .serve_connection(io, service);
     let manner = (core.patience, Farewell::WithAnAnswer);
-    let end = drive(&mut connection, client, manner, &core.metrics, phase).await;
+    let end = drive(&mut connection, client, manner, &core.metrics, &mut phase).await;
     let is_unreadable = matches!(&end, End::Failed(error) if error.is_parse());
     if is_unreadable || matches!(end, End::HeadTimeout) {
         core.metrics.unread().inc();
@@ -54,11 +55,32 @@ pub(crate) async fn serve<T: Transport>(
     match end {
         End::Abandoned => {}
         End::Finished | End::Failed(_) => {
-            if client.has_unread() {
+            let tunnel = left.0.take_tunnel();
+            let is_finished = matches!(end, End::Finished);
+            if let Some(tunnel) = tunnel.filter(|_| is_finished) {
+                let Parts { io, read_buf, .. } = connection.into_parts();
+                let mut io = io.into_inner();
+                // What the client said early is no HTTP, and may have looked
+                // like a bad one; and hyper leaves without what the socket did
+                // not take of the answer.
+                match io.is_broken() || client.is_blocked() {
+                    true => client.reset(),
+                    false => Box::pin(tunnel.run(io.stream(), read_buf, &mut phase)).await,
+                }
+            } else if client.has_unread() {
                 linger(connection.into_parts().io.into_inner().stream()).await;
             }
         }
         End::HeadTimeout => send_away(connection.into_parts().io.into_inner().stream()).await,
+    }
+}
+
+/// A client whose connection ends: a tunnel that it did not come to is dropped.
+struct Left<'a>(&'a Client);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take_tunnel());
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn serve<T: Transport>(
     early: Vec<u8>,
     client: &Arc<Client>,
     core: &Arc<Core>,
-    phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     let service = service_fn({
         let (core, client) = (Arc::clone(core), Arc::clone(client));
@@ -70,7 +70,7 @@ pub(crate) async fn serve<T: Transport>(
         .keep_alive_timeout(PING.1)
         .serve_connection(io, service);
     let manner = (core.patience, Farewell::Said);
-    let end = drive(&mut connection, client, manner, &core.metrics, phase).await;
+    let end = drive(&mut connection, client, manner, &core.metrics, &mut phase).await;
     if matches!(end, End::Failed(_)) && !client.has_asked() {
         core.metrics.unread().inc();
     }

@@ -2,8 +2,8 @@
 //!
 //! Fields of one hop stay on their hop, and so does every field that
 //! `Connection` names. Who the client is, is said by this balancer alone:
-//! what a client claims to have forwarded is dropped, because no list of
-//! trusted proxies exists to believe it.
+//! what a client claims to have forwarded is dropped, unless it is a trusted
+//! proxy.
 
 use std::net::IpAddr;
 
@@ -13,12 +13,9 @@ use hyper::header::{
 };
 use hyper::{StatusCode, Version};
 
+use super::forwarded::Said;
 use super::policy::{Accepted, Length};
 use super::request_id;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The id of a request, in both directions.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -67,8 +64,12 @@ pub(crate) const PSEUDONYM: &str = "pgweir";
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
-    /// The client's address.
+    /// The address of whoever sent it.
     pub(crate) client: IpAddr,
+    /// What that one says of clients is believed.
+    pub(crate) is_trusted: bool,
+    /// Nodes are told in `Forwarded` as well.
+    pub(crate) tells_forwarded: bool,
     /// The version it speaks.
     pub(crate) version: Version,
     /// Whether it came over TLS or QUIC.
@@ -83,6 +84,10 @@ pub(crate) fn clean_request(
     origin: Origin,
     id: HeaderValue,
 ) {
+    let said = match origin.is_trusted {
+        true => Said::of(headers),
+        false => Said::default(),
+    };
     strip(headers, |name, field| {
         field == Field::Own || (field == Field::Other && is_look_alike(name))
     });
@@ -96,15 +101,17 @@ pub(crate) fn clean_request(
     match &accepted.host {
         Some(host) => {
             headers.insert(HOST, host.clone());
-            headers.insert(X_FORWARDED_HOST, host.clone());
         }
         None => {
             headers.remove(HOST);
         }
     }
-    headers.insert(X_FORWARDED_FOR, address_value(origin.client));
     let scheme = if origin.is_secure { "https" } else { "http" };
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    let host = accepted.host.as_ref();
+    said.tell(headers, origin.client, scheme, host);
+    if origin.tells_forwarded {
+        said.tell_forwarded(headers, origin.client, scheme, host);
+    }
     set_trace(headers, &id);
     headers.insert(X_REQUEST_ID, id);
     headers.append(VIA, via(origin.version));
@@ -192,12 +199,6 @@ fn via(version: Version) -> HeaderValue {
     })
 }
 
-fn address_value(address: IpAddr) -> HeaderValue {
-    // A client of a dual-stack listener is an IPv4 client all the same.
-    let text = address.to_canonical().to_string();
-    HeaderValue::from_str(&text).expect("an address is printable ASCII")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +230,8 @@ mod tests {
             client: "::ffff:192.0.2.7".parse().expect("an address"),
             version: Version::HTTP_11,
             is_secure: false,
+            is_trusted: false,
+            tells_forwarded: false,
         };
         let id = HeaderValue::from_static("id-1");
         clean_request(&mut headers, &accepted, origin, id);

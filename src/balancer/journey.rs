@@ -74,7 +74,8 @@ pub(crate) async fn answer(
     mut body: Upload,
 ) -> Result<Answered, Failure> {
     let mut journey = Journey {
-        safe: retry::is_safe(&request.method),
+        // What is said after an upgrade is not sent again.
+        safe: request.upgrade.is_none() && retry::is_safe(&request.method),
         comebacks: core.nodes.comebacks(),
         core,
         trail,
@@ -90,7 +91,8 @@ pub(crate) async fn answer(
     loop {
         let permit = journey.next_node().await?;
         let node = permit.node();
-        let fresh = journey.fresh.contains(node);
+        // It could not be sent again if a kept connection had ended.
+        let fresh = journey.fresh.contains(node) || journey.request.upgrade.is_some();
         let again = body.again();
         let leave = journey.leave(node, again.is_some());
         let began = Instant::now();

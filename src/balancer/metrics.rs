@@ -92,6 +92,15 @@ pub(crate) enum CutBy {
     Client,
 }
 
+/// An open tunnel; it is counted until this is dropped.
+pub(crate) struct OpenTunnel(IntGauge);
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// All counters.
 pub(crate) struct Metrics {
     families: Arc<Families>,
@@ -170,6 +179,9 @@ struct Families {
     log_dropped: IntCounter,
     handshakes_failed: IntCounter,
     floods: IntCounter,
+    proxy_headers_missed: IntCounter,
+    tunnels: IntGauge,
+    tunnels_opened: IntCounter,
     certificate_expires: IntGauge,
     certificate_stale: IntGauge,
     cache_requests: IntCounterVec,
@@ -210,6 +222,9 @@ impl Families {
             log_dropped: kept(&mut all, IntCounter::new("pgweir_http_access_log_dropped_total", "Access log lines dropped because the writer was behind."))?,
             handshakes_failed: kept(&mut all, IntCounter::new("pgweir_http_handshakes_failed_total", "TLS and QUIC handshakes of clients that failed or took too long."))?,
             floods: kept(&mut all, IntCounter::new("pgweir_http_floods_total", "Connections ended because the client left too many requests."))?,
+            proxy_headers_missed: kept(&mut all, IntCounter::new("pgweir_http_proxy_headers_missed_total", "Connections from proxy_protocol_from ended because their PROXY header did not come, or was none."))?,
+            tunnels: kept(&mut all, IntGauge::new("pgweir_http_tunnels", "Connections that left HTTP for another protocol and are open."))?,
+            tunnels_opened: kept(&mut all, IntCounter::new("pgweir_http_tunnels_opened_total", "Connections that left HTTP for another protocol."))?,
             certificate_expires: kept(&mut all, IntGauge::new("pgweir_http_certificate_expires_seconds", "When the certificate ceases to hold, in seconds since 1970; 0 without HTTPS."))?,
             certificate_stale: kept(&mut all, IntGauge::new("pgweir_http_certificate_stale", "1 while the certificate's files cannot be used and the one before is shown."))?,
             cache_requests: kept(&mut all, counters("pgweir_cache_requests_total", "Requests on routes whose answers are kept, by what the cache did for them.", &["route", "result"]))?,
@@ -378,6 +393,18 @@ impl Metrics {
     /// A connection is ended because its client left too many requests.
     pub(crate) fn flooded(&self) {
         self.families.floods.inc();
+    }
+
+    /// A proxy did not say whose connection it is.
+    pub(crate) fn proxy_header_missed(&self) {
+        self.families.proxy_headers_missed.inc();
+    }
+
+    /// A client and a node left HTTP.
+    pub(crate) fn tunnel_opens(&self) -> OpenTunnel {
+        self.families.tunnels_opened.inc();
+        self.families.tunnels.inc();
+        OpenTunnel(self.families.tunnels.clone())
     }
 
     /// The certificate that is shown holds until then, in seconds since 1970.

@@ -27,6 +27,7 @@ mod download;
 mod drive;
 mod exchange;
 mod failure;
+mod forwarded;
 mod framing;
 mod front;
 #[cfg(any(fuzzing, test))]
@@ -43,6 +44,7 @@ mod node;
 mod nodes;
 mod policy;
 mod pressure;
+mod proxy;
 mod queue;
 mod rate;
 mod recent;
@@ -57,6 +59,7 @@ mod service;
 mod site;
 mod timer;
 mod trail;
+mod tunnel;
 mod upload;
 
 #[cfg(test)]
@@ -200,7 +203,7 @@ impl Balancer {
             self.sockets.hold(&listener, true)?;
             // The same port, also where the system chose it.
             let address = listener.local_addr()?;
-            let site = Arc::new(Site::new(address.port(), settings.http3));
+            let site = Arc::new(Site::new(address.port(), settings.http3, &settings.domain));
             if settings.http3 {
                 let port = inherited.port(address);
                 self.listen_http3(address, port, &certificate, &site)?;

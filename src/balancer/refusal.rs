@@ -17,6 +17,8 @@ pub(crate) enum Refusal {
     HostInvalid,
     /// A Host that is not the `:authority` beside it (RFC 9113, 8.3.1).
     HostOther,
+    /// Another host than the one that TLS was begun for (RFC 9110, 15.5.20).
+    Misdirected,
     /// More fields than [`super::policy::FIELDS_MAX`].
     FieldsTooMany,
     /// A field that only HTTP/1 has, in HTTP/2 or HTTP/3.
@@ -60,13 +62,14 @@ pub(crate) struct Notice {
 
 impl Refusal {
     /// All refusals, in the order of their metric rows.
-    pub(crate) const ALL: [Refusal; 20] = [
+    pub(crate) const ALL: [Refusal; 21] = [
         Refusal::Connect,
         Refusal::Trace,
         Refusal::HostMissing,
         Refusal::HostTwice,
         Refusal::HostInvalid,
         Refusal::HostOther,
+        Refusal::Misdirected,
         Refusal::FieldsTooMany,
         Refusal::FieldOfHttp1,
         Refusal::TargetForm,
@@ -94,6 +97,7 @@ impl Refusal {
             Refusal::HostTwice => (bad, "host_twice", "The request has more than one Host."),
             Refusal::HostInvalid => (bad, "host_invalid", "The Host is not a host name."),
             Refusal::HostOther => (bad, "host_other", "The Host is not the authority that is asked."),
+            Refusal::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This host is not served on this connection."),
             Refusal::FieldsTooMany => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "fields_too_many", "The request has too many header fields."),
             Refusal::FieldOfHttp1 => (bad, "field_of_http1", "The request has a header field that only HTTP/1 knows."),
             Refusal::TargetForm => (bad, "target_form", "The request target is not a path."),

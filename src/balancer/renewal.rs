@@ -126,6 +126,7 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
             write: settings.body_timeout,
         },
         body_timeout: settings.body_timeout,
+        tunnel_timeout: settings.tunnel_timeout,
         stream_timeout: longest + settings.body_timeout,
         verdict_timeout: settings.health.timeout + settings.health.fast_interval,
         routes,
@@ -191,6 +192,7 @@ pub(super) fn with_limits(settings: &config::Balancer) -> config::Balancer {
         &mut settings.keepalive_timeout,
         &mut settings.body_timeout,
         &mut settings.queue_timeout,
+        &mut settings.tunnel_timeout,
         &mut settings.health.timeout,
     ]
     .into_iter()

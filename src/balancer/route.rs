@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 
 use super::cache::{Key, Rule};
@@ -34,6 +35,8 @@ pub(crate) struct Route {
     pub(crate) cache: Option<Rule>,
     /// How many requests it takes; none for any number.
     pub(crate) rate: Option<Rate>,
+    /// Protocols that a connection may go on in; most have none.
+    pub(crate) upgrade: Vec<HeaderValue>,
     /// Its pattern in the configuration; empty for `other`.
     pub(crate) pattern: String,
     segments: Vec<Segment>,
@@ -94,6 +97,7 @@ impl Routes {
             replay: Replay::default(),
             cache: None,
             rate: None,
+            upgrade: Vec::new(),
             pattern: String::new(),
             segments: Vec::new(),
             methods: Vec::new(),
@@ -163,12 +167,17 @@ impl Route {
             let problem = "only answers to GET are kept; add GET to methods or leave cache out";
             return Err(wrong("cache", problem.to_owned()));
         }
+        if !route.upgrade.is_empty() && !methods.is_empty() && !methods.contains(&Method::GET) {
+            let problem = "only a GET can ask for it; add GET to methods or leave upgrade out";
+            return Err(wrong("upgrade", problem.to_owned()));
+        }
         Ok(Route {
             name: name.to_owned(),
             timeout,
             replay: route.replay,
             cache,
             rate: Rate::new(route.rate, route.burst),
+            upgrade: upgrade(&route.upgrade).map_err(|problem| wrong("upgrade", problem))?,
             pattern: route.path.clone(),
             segments: segments(&route.path).map_err(|problem| wrong("path", problem))?,
             methods,
@@ -212,6 +221,31 @@ impl Route {
             },
         }) && pieces.next().is_none()
     }
+}
+
+/// Protocols by their names. Not those that are HTTP or TLS once more: what is
+/// said in them would be requests that nobody judges.
+fn upgrade(protocols: &[String]) -> Result<Vec<HeaderValue>, String> {
+    let protocol = |text: &String| {
+        let name = text.to_ascii_lowercase();
+        let (kind, _version) = name.split_once('/').unwrap_or((&name, ""));
+        // Its form is that of a header's name, and a version.
+        let is_token = name.split('/').count() <= 2
+            && name
+                .split('/')
+                .all(|it| HeaderName::from_bytes(it.as_bytes()).is_ok());
+        if !is_token {
+            return Err(format!(
+                "\"{text}\" is no protocol; name one such as websocket"
+            ));
+        }
+        if matches!(kind, "h2" | "h2c" | "http" | "tls") {
+            let problem = "requests in it would reach nodes unseen; leave it out";
+            return Err(format!("\"{text}\" is not passed on: {problem}"));
+        }
+        HeaderValue::from_str(&name).map_err(|error| error.to_string())
+    };
+    protocols.iter().map(protocol).collect()
 }
 
 fn segments(pattern: &str) -> Result<Vec<Segment>, String> {
@@ -286,6 +320,16 @@ mod tests {
         assert_eq!(name_of(&routes, Method::GET, "/api/movie/best"), "b_best");
         assert_eq!(name_of(&routes, Method::GET, "/api/movie/1"), "a_any");
         assert_eq!(name_of(&routes, Method::POST, "/api/movie/1"), "c_post");
+    }
+
+    #[test]
+    fn only_protocols_that_hide_no_requests_are_passed_on() {
+        let upgrades = |protocol: &str| upgrade(&[protocol.to_owned()]);
+        assert_eq!(upgrades("WebSocket").expect("a protocol"), ["websocket"]);
+        assert_eq!(upgrades("x/2").expect("a protocol"), ["x/2"]);
+        for protocol in ["h2c", "H2C", "HTTP/2.0", "TLS/1.0", "", "a b", "a/b/c"] {
+            assert!(upgrades(protocol).is_err(), "{protocol}");
+        }
     }
 
     #[test]

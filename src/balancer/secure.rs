@@ -30,13 +30,17 @@ pub(crate) struct TlsIo {
 }
 
 impl TlsIo {
-    /// Shakes hands.
+    /// Shakes hands. `received` is what was read already.
     ///
     /// # Errors
     /// Why that failed.
-    pub(crate) async fn accept(stream: TcpStream, offer: Offer) -> Result<TlsIo, HandshakeError> {
+    pub(crate) async fn accept(
+        stream: TcpStream,
+        offer: Offer,
+        received: &[u8],
+    ) -> Result<TlsIo, HandshakeError> {
         let mut stream = Stream::from(stream);
-        stream.accept_tls(offer, &[]).await?;
+        stream.accept_tls(offer, received).await?;
         Ok(TlsIo {
             stream,
             is_closing: false,

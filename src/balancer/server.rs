@@ -14,6 +14,7 @@ use super::client::{Client, Transport};
 use super::core::Core;
 use super::http1;
 use super::http2::{self, PREFACE};
+use super::proxy;
 use super::secure::TlsIo;
 use super::site::Site;
 use crate::net::tls::Offer;
@@ -84,13 +85,8 @@ pub(crate) async fn accept(
                 match &speech {
                     Speech::Plain => drop(tokio::spawn(serve_plain(stream, address, open, phase))),
                     Speech::Tls(tls) => {
-                        drop(tokio::spawn(serve_tls(
-                            stream,
-                            address,
-                            tls.clone(),
-                            open,
-                            phase,
-                        )));
+                        let tls = tls.clone();
+                        drop(tokio::spawn(serve_tls(stream, address, tls, open, phase)));
                     }
                 }
             }
@@ -119,6 +115,36 @@ async fn next_client(
     Ok((stream, address, slot))
 }
 
+/// The client of a connection, and what was read of it already: the one that
+/// came, unless it is a proxy that says first whose connection it is. None if
+/// it does not, or goes.
+async fn introduced(
+    stream: &mut TcpStream,
+    address: SocketAddr,
+    core: &Core,
+    phase: &watch::Receiver<Phase>,
+) -> Option<(SocketAddr, Vec<u8>)> {
+    let proxies = &core.settings.proxy_protocol_from;
+    if !proxies.iter().any(|it| it.holds(address.ip())) {
+        return Some((address, Vec::new()));
+    }
+    let mut phases = phase.clone();
+    let read = tokio::select! {
+        biased;
+        read = timeout(core.patience.head, proxy::read(stream)) => read,
+        _ = phases.wait_for(|it| *it >= Phase::Draining) => return None,
+    };
+    match read {
+        Ok(Ok(Some((header, early)))) => Some((header.client.unwrap_or(address), early)),
+        // It only looked whether somebody listens.
+        Ok(Ok(None)) => None,
+        Ok(Err(_)) | Err(_) => {
+            core.metrics.proxy_header_missed();
+            None
+        }
+    }
+}
+
 /// Serves a client in clear: HTTP/2 if it begins as only that begins, else
 /// HTTP/1.
 async fn serve_plain(
@@ -128,8 +154,12 @@ async fn serve_plain(
     phase: watch::Receiver<Phase>,
 ) {
     let core = &open.core;
-    let client = Arc::new(Client::new(address, None, Instant::now()));
-    let mut early = Vec::new();
+    let introduced = introduced(&mut stream, address, core, &phase).await;
+    let Some((address, mut early)) = introduced else {
+        return;
+    };
+    let client = Client::new(address, None, Instant::now());
+    let client = Arc::new(client.trusted(core.trusts(address)));
     let mut phases = phase.clone();
     let read = tokio::select! {
         biased;
@@ -154,21 +184,37 @@ async fn serve_plain(
 /// Shakes hands with a client, and serves it in the protocol that was agreed
 /// on.
 async fn serve_tls(
-    stream: TcpStream,
+    mut stream: TcpStream,
     address: SocketAddr,
     tls: Tls,
     open: Open,
     phase: watch::Receiver<Phase>,
 ) {
     let core = &open.core;
-    let client = Arc::new(Client::new(address, Some(tls.site), Instant::now()));
+    let introduced = introduced(&mut stream, address, core, &phase).await;
+    let Some((address, early)) = introduced else {
+        return;
+    };
+    let came = Instant::now();
+    // Only a site with names is interested in which one it is.
+    let (offer, hearing) = match tls.site.has_names() {
+        true => {
+            let (offer, hearing) = tls.offer.hearing();
+            (offer, Some(hearing))
+        }
+        false => (tls.offer, None),
+    };
     let handshake = async {
         let _turn = tls.handshakes.acquire().await;
-        TlsIo::accept(stream, tls.offer).await
+        TlsIo::accept(stream, offer, &early).await
     };
     let Ok(Ok(stream)) = timeout(core.patience.head, handshake).await else {
         return core.metrics.handshake_failed();
     };
+    let host = hearing.as_ref().and_then(|it| it.name());
+    let client = Client::new(address, Some(tls.site), came);
+    let client = client.asking_for(host).trusted(core.trusts(address));
+    let client = Arc::new(client);
     match stream.speaks_http_2() {
         true => Box::pin(http2::serve(stream, Vec::new(), &client, core, phase)).await,
         false => http1::serve(stream, Vec::new(), &client, core, phase).await,
@@ -185,23 +231,22 @@ enum Begins {
     Otherwise,
 }
 
-/// Reads until it is clear what a client speaks.
+/// Reads until it is clear what a client speaks. Some may have been read.
 async fn read_early(stream: &mut impl Transport, early: &mut Vec<u8>) -> io::Result<Begins> {
     early.reserve_exact(EARLY);
     loop {
-        let before = early.len();
-        if stream.read_buf(early).await? == 0 {
-            return Ok(match before {
-                0 => Begins::Never,
-                _ => Begins::Otherwise,
-            });
-        }
         let known = early.len().min(PREFACE.len());
         if early[..known] != PREFACE[..known] {
             return Ok(Begins::Otherwise);
         }
         if known == PREFACE.len() {
             return Ok(Begins::WithPreface);
+        }
+        if stream.read_buf(early).await? == 0 {
+            return Ok(match known {
+                0 => Begins::Never,
+                _ => Begins::Otherwise,
+            });
         }
     }
 }

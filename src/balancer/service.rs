@@ -25,7 +25,9 @@ use super::queue::NodeSet;
 use super::refusal::Refusal;
 use super::retry;
 use super::site::Site;
+use super::tunnel;
 use super::upload::Upload;
+use crate::config::Replay;
 
 /// Serves a request of this client. The answer's body carries the request on
 /// to its end.
@@ -48,6 +50,7 @@ pub(crate) async fn serve(
         Ok(Reply::Node(answered, deadline)) => {
             pass_on(&core, client, version, exchange, answered, deadline)
         }
+        Ok(Reply::Switched(node, protocol)) => switch(&core, &client, exchange, *node, &protocol),
         Ok(Reply::Kept(served, is_known)) => {
             answer_from_cache(&client, exchange, &served, is_known)
         }
@@ -85,6 +88,8 @@ enum Reply {
     Node(Answered, Instant),
     /// A kept one; whether the client has it already.
     Kept(Served, bool),
+    /// A node goes on in another protocol.
+    Switched(Box<tunnel::Node>, HeaderValue),
 }
 
 /// Has the request answered: from the cache, if its route keeps answers, else
@@ -97,11 +102,14 @@ async fn ask(
     body: RequestBody,
 ) -> Result<Reply, Failure> {
     let accepted = policy::judge(&head, core.upload.max_body).map_err(Failure::Refused)?;
+    if client.is_misdirected(accepted.host.as_ref()) {
+        return Err(Failure::Refused(Refusal::Misdirected));
+    }
     let id = core.routes.find(&head.method, accepted.target.path());
     exchange.on_route(id);
     let route = core.routes.get(id);
     let deadline = exchange.began() + route.timeout;
-    let limited = core.limiter.admit(client.address().ip(), id, Instant::now);
+    let limited = core.limiter.admit(exchange.client(), id, Instant::now);
     if let Err(limited) = limited {
         core.metrics.limited(id, limited.by);
         return Err(Failure::Limited(limited));
@@ -111,8 +119,10 @@ async fn ask(
         .await
         .map_err(|_elapsed| Failure::Refused(Refusal::BodyTimeout))?
         .map_err(Failure::Refused)?;
+    let upgrade = tunnel::wanted(&route.upgrade, &head, accepted.length);
     if let Some(rule) = route.cache {
         if cache::is_for(&head)
+            && upgrade.is_none()
             && upload.is_empty()
             && let Some(served) = cache::ask(core, rule, &accepted.target, deadline).await?
         {
@@ -129,15 +139,29 @@ async fn ask(
         client: client.address().ip(),
         version: head.version,
         is_secure: client.site().is_some(),
+        is_trusted: client.is_trusted(),
+        tells_forwarded: core.settings.forwarded,
     };
     hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
+    let replay = match &upgrade {
+        None => route.replay,
+        Some(protocol) => {
+            tunnel::ask(&mut head.headers, protocol);
+            // Sent again only if it never arrived, whatever the route says.
+            match route.replay {
+                Replay::Always => Replay::Proven,
+                less => less,
+            }
+        }
+    };
     let request = NodeRequest {
         method: head.method,
         target: accepted.target,
         headers: head.headers,
-        replay: route.replay,
+        replay,
         last_choice: NodeSet::default(),
         deadline,
+        upgrade: upgrade.clone(),
         received: Arc::clone(exchange.received()),
     };
     // What is kept as it says itself is changed by other methods.
@@ -156,7 +180,33 @@ async fn ask(
             core.cache.invalidate(rule, &target);
         }
     }
-    Ok(Reply::Node(answered, deadline))
+    match upgrade {
+        Some(protocol) if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let node = Box::pin(tunnel::Node::switched(answered, deadline)).await?;
+            Ok(Reply::Switched(Box::new(node), protocol))
+        }
+        _ => Ok(Reply::Node(answered, deadline)),
+    }
+}
+
+/// The answer after which client and node speak another protocol.
+fn switch(
+    core: &Core,
+    client: &Client,
+    exchange: Exchange,
+    mut node: tunnel::Node,
+    protocol: &HeaderValue,
+) -> Response<Download> {
+    let (status, version) = (node.head.status, node.head.version);
+    let mut headers = std::mem::take(&mut node.head.headers);
+    hygiene::clean_response(&mut headers, status, version, exchange.id());
+    tunnel::ask(&mut headers, protocol);
+    let tunnel = tunnel::Tunnel::new(node, exchange, core.tunnel_timeout);
+    client.leaves_http(Box::new(tunnel));
+    let mut response = Response::new(Download::Own(Bytes::new()));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 fn pass_on(

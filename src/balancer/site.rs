@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use hyper::header::HeaderValue;
+use hyper::http::uri::Authority;
 
 use super::metrics::Metrics;
 use crate::config;
@@ -30,17 +32,46 @@ pub(crate) struct Site {
     /// What clients are told while HTTP/3 works; none if it is switched off.
     offer: Option<HeaderValue>,
     works: AtomicBool,
+    /// `domain`, in small letters.
+    names: Vec<String>,
 }
 
 impl Site {
     /// A listener on this port. `http3` says whether it is to be had there too.
-    pub(crate) fn new(port: u16, http3: bool) -> Site {
+    pub(crate) fn new(port: u16, http3: bool, names: &[String]) -> Site {
         let offer = format!("h3=\":{port}\"; ma={REMEMBER_SECONDS}");
         let offer = HeaderValue::from_str(&offer).expect("digits and plain words");
         Site {
             offer: http3.then_some(offer),
             works: AtomicBool::new(false),
+            names: names.iter().map(|it| it.to_ascii_lowercase()).collect(),
         }
+    }
+
+    /// Whether there are any names.
+    pub(crate) fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Whether this is one of its names. `*.` in one stands for one label.
+    pub(crate) fn is_named(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let rest = host.split_once('.').map(|(_, rest)| rest);
+        self.names.iter().any(|name| match name.strip_prefix("*.") {
+            Some(parent) => rest == Some(parent),
+            None => *name == host,
+        })
+    }
+
+    /// Whether requests for this authority are for it: one of its names,
+    /// `localhost`, or any address.
+    pub(crate) fn serves(&self, authority: &HeaderValue) -> bool {
+        let Ok(authority) = Authority::try_from(authority.as_bytes()) else {
+            return false;
+        };
+        let host = authority.host();
+        let is_address = host.starts_with('[') || host.parse::<IpAddr>().is_ok();
+        is_address || host.eq_ignore_ascii_case("localhost") || self.is_named(host)
     }
 
     /// HTTP/3 can be had from now on, or not any more.
@@ -181,15 +212,45 @@ mod tests {
 
     #[test]
     fn http_3_is_offered_while_it_works_and_withdrawn_when_it_does_not() {
-        let site = Site::new(8443, true);
+        let site = Site::new(8443, true, &[]);
         assert_eq!(site.alternative().expect("something"), "clear");
         site.set_works(true);
         assert_eq!(
             site.alternative().expect("something"),
             "h3=\":8443\"; ma=3600"
         );
-        let site = Site::new(8443, false);
+        let site = Site::new(8443, false, &[]);
         site.set_works(true);
         assert_eq!(site.alternative(), None);
+    }
+
+    #[test]
+    fn a_site_serves_its_names_and_every_address() {
+        let names = ["Shop.example", "*.shop.example"].map(str::to_owned);
+        let site = Site::new(443, false, &names);
+        for host in ["shop.example", "SHOP.example.", "www.shop.example"] {
+            assert!(site.is_named(host), "{host}");
+        }
+        for host in [
+            "example",
+            "a.b.shop.example",
+            "shop.example.org",
+            "",
+            "localhost",
+        ] {
+            assert!(!site.is_named(host), "{host}");
+        }
+        for (authority, is_served) in [
+            ("shop.example:8443", true),
+            ("www.Shop.example", true),
+            ("localhost", true),
+            ("192.0.2.1:80", true),
+            ("[::1]:80", true),
+            ("other.example", false),
+            ("xshop.example", false),
+        ] {
+            let authority = HeaderValue::from_static(authority);
+            assert_eq!(site.serves(&authority), is_served, "{authority:?}");
+        }
     }
 }

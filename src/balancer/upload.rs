@@ -52,6 +52,11 @@ impl Received {
         self.refusal.get().copied()
     }
 
+    /// More bytes came from the client.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     fn count(&self, piece: &Bytes) -> u64 {
         let piece = piece.len() as u64;
         self.bytes.fetch_add(piece, Ordering::Relaxed) + piece

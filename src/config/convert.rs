@@ -120,7 +120,7 @@ fn toml_value(kind: Kind, shown: Option<String>) -> Option<String> {
         },
         Kind::Bool => (shown != "0").to_string(),
         Kind::Words => list(&Vec::<String>::parse(&shown).unwrap_or_default()),
-        Kind::Addresses => {
+        Kind::Addresses | Kind::Networks => {
             let addresses: Vec<&str> = shown.split(", ").filter(|it| !it.is_empty()).collect();
             list(&addresses)
         }
@@ -202,6 +202,7 @@ mod tests {
             Kind::Size => "[0-9]{1,6}".boxed(),
             Kind::Word(words) => select(words).prop_map(str::to_owned).boxed(),
             Kind::Address | Kind::Addresses => "127\\.0\\.0\\.1:[1-9][0-9]{0,3}".boxed(),
+            Kind::Networks => "10\\.[0-9]{1,2}\\.0\\.0/16".boxed(),
             Kind::Words => "[a-z,]{1,5} '[a-z ,\"]{0,5}'".boxed(),
             Kind::Environment => "[A-Z]{1,3}=[a-z]{0,3} 'B= ,'".boxed(),
             Kind::Path => "/[a-z{}]{0,5}".boxed(),

@@ -44,6 +44,8 @@ pub enum Kind {
     Address,
     /// Several `IP:PORT`, separated by commas or blanks.
     Addresses,
+    /// Several `IP/BITS` or `IP`, separated by commas or blanks.
+    Networks,
     /// Words separated by commas or blanks; quotes protect either.
     Words,
     /// `NAME=VALUE` words.
@@ -96,6 +98,10 @@ impl Kind {
             Self::HostPort => "a host and port such as app1:8080".to_owned(),
             Self::Address => "an address and port such as 127.0.0.1:9127".to_owned(),
             Self::Addresses => "addresses such as 127.0.0.1:8080, [::1]:8080".to_owned(),
+            Self::Networks => {
+                "networks such as 10.0.0.0/8, 2001:db8::/32, without bits outside of the mask"
+                    .to_owned()
+            }
             Self::Words => "words, each in quotes if it holds a blank or comma".to_owned(),
             Self::Environment => "words of the form NAME=VALUE".to_owned(),
         }
@@ -126,6 +132,7 @@ impl Kind {
             Self::HostPort => "host and port".to_owned(),
             Self::Address => "address".to_owned(),
             Self::Addresses => "addresses".to_owned(),
+            Self::Networks => "networks".to_owned(),
             Self::Words => "words".to_owned(),
             Self::Environment => "NAME=VALUE words".to_owned(),
         }

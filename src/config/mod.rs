@@ -17,6 +17,7 @@ mod kind;
 mod load;
 mod model;
 mod native;
+mod network;
 mod notation;
 mod pgbouncer;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use kind::Kind;
 pub use load::{Loaded, Reloaded, SetError};
 pub use model::*;
 pub use native::{Balancer, Health, Metrics, Node, Pgweir, Prepare, Queries, Route};
+pub use network::Network;
 pub use pgbouncer::Pgbouncer;
 pub use settings::{Section, Setting, Since};
 pub use value::{MAX_SECONDS, Value, ValueError, in_list};

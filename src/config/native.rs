@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::kind::Kind;
 use super::model::{Password, Replay};
+use super::network::Network;
 use super::settings::{default_text, reloadable, section};
 
 section! {
@@ -101,10 +102,16 @@ section! {
         tls_cert_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
         /// Its key, in PEM.
         tls_key_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
-        /// Names of a self-signed certificate besides `localhost`, `127.0.0.1` and `::1`.
+        /// Names of the site, and of a self-signed certificate besides `localhost`, `127.0.0.1` and `::1`. Who asks for one of them in its handshake gets 421 for other hosts.
         domain: Vec<String> = "", Kind::Words, start, Pgweir;
         /// Folder for what is kept from start to start: the self-signed certificate. Absent: `$STATE_DIRECTORY`, which systemd sets, else `/var/lib/pgweir`.
         state_dir: Option<PathBuf> = null, Kind::File, start, Pgweir;
+        /// Proxies that say whose connection they pass on (PROXY protocol, versions 1 and 2) before anything else, in TCP: networks as `10.0.0.0/8`. Who is in them must, and of nobody else it is heard.
+        proxy_protocol_from: Vec<Network> = "", Kind::Networks, reload, Pgweir;
+        /// Proxies, by their networks, that are believed in what they say of clients: `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`. From others it is dropped.
+        trusted_proxies: Vec<Network> = "", Kind::Networks, reload, Pgweir;
+        /// Tell nodes the client, the scheme and the host in `Forwarded` (RFC 7239), too.
+        forwarded: bool = "0", Kind::Bool, reload, Pgweir;
         /// Time to connect to a node.
         connect_timeout: Duration = "1", Kind::Time, reload, Pgweir;
         /// Time from a request's arrival to the end of its answer, where the route does not say.
@@ -115,7 +122,9 @@ section! {
         keepalive_timeout: Duration = "60", Kind::Time, reload, Pgweir;
         /// Longest pause between two pieces of a body, in either direction.
         body_timeout: Duration = "30", Kind::Time, reload, Pgweir;
-        /// Requests in flight to one node; more wait.
+        /// Longest time in which neither side of a tunnel (`upgrade` of a route) says anything.
+        tunnel_timeout: Duration = "300", Kind::Time, reload, Pgweir;
+        /// Requests in flight to one node, tunnels among them; more wait.
         max_in_flight: usize = "200", Kind::Int { min: 1, max: u32::MAX as i64 }, reload, Pgweir;
         /// Waiting requests; more are refused with 503.
         queue_size: usize = "1000", Kind::UINT, reload, Pgweir;
@@ -185,6 +194,8 @@ section! {
         timeout: Option<Duration> = null, Kind::Time, reload, Pgweir;
         /// When a failed request may be sent to another node: `proven` is when it never reached the first one, or its method is safe.
         replay: Replay = "proven", Kind::Word(Replay::WORDS), reload, Pgweir;
+        /// Protocols that a connection of HTTP/1.1 may go on in when client and node agree, as `websocket`: a GET without a body then becomes a tunnel. Empty: none, and nodes do not hear of it.
+        upgrade: Vec<String> = "", Kind::Words, reload, Pgweir;
         /// Requests a second on this route, of all clients together; more get 429. 0 is any number.
         rate: u32 = "0", Kind::UINT, reload, Pgweir;
         /// How many of them may come at once; 0 is as many as in a second.

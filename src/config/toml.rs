@@ -171,7 +171,9 @@ fn text_of<'v>(kind: Kind, value: &'v DeValue<'_>) -> Result<Cow<'v, str>, Value
             Ok(number.map_err(|_| ValueError)?.to_string().into())
         }
         (DeValue::Float(number), Kind::Time) => Ok(number.as_str().into()),
-        (DeValue::Array(items), Kind::List | Kind::Addresses) => list(items).map(Cow::Owned),
+        (DeValue::Array(items), Kind::List | Kind::Addresses | Kind::Networks) => {
+            list(items).map(Cow::Owned)
+        }
         (DeValue::Array(items), Kind::Words) => {
             let words: Option<Vec<String>> = items
                 .iter()

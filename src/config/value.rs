@@ -233,7 +233,7 @@ impl Value for BTreeMap<String, String> {
 
 /// Splits at blanks and commas; a single or double quote anywhere in a word
 /// protects up to its fellow, which doubled stands for itself.
-fn split_words(text: &str) -> Result<Vec<String>, ValueError> {
+pub(super) fn split_words(text: &str) -> Result<Vec<String>, ValueError> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut chars = text.chars().peekable();

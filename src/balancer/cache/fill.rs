@@ -104,6 +104,7 @@ impl Flight {
             replay: Replay::Proven,
             last_choice,
             deadline,
+            upgrade: None,
             received: Arc::default(),
         };
         let body = Upload::Whole(Bytes::new());

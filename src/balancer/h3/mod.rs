@@ -1,5 +1,7 @@
 //! HTTP/3 with clients. Nothing outside this folder names h3 or quinn.
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod generation;
 mod port;
 mod relay;
@@ -15,12 +17,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use h3::error::Code;
+use h3::error::{Code, StreamError};
 use h3::server::{RequestResolver, RequestStream};
 use http_body_util::BodyExt;
-use hyper::Response;
 use hyper::header::{DATE, HeaderValue};
-use quinn::crypto::rustls::QuicServerConfig;
+use hyper::{Request, Response};
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -42,7 +44,7 @@ use crate::net::tls::Identity;
 pub(crate) use self::generation::Lineage;
 use self::port::Port;
 pub(crate) use self::port::{Elder, Seat};
-use self::streams::{Allowance, Connection, Facts, Receiving, Sending, Streams};
+use self::streams::{Allowance, Connection, Facts, Left, Receiving, Sending, Streams};
 
 /// The protocol as TLS names it (ALPN).
 const PROTOCOL: &[u8] = b"h3";
@@ -246,7 +248,11 @@ async fn serve_client(
         return core.metrics.handshake_failed();
     };
     drop(turn);
-    let client = Client::new(quic.remote_address(), Some(site), Instant::now());
+    let address = quic.remote_address();
+    let client = Client::new(address, Some(site), Instant::now());
+    let client = client
+        .asking_for(host(&quic).as_deref())
+        .trusted(core.trusts(address));
     let (connection, streams) = Connection::new(quic);
     let mut builder = h3::server::builder();
     builder.max_field_section_size(HEAD_MAX as u64);
@@ -266,6 +272,12 @@ async fn serve_client(
     };
     // Dropped at its end, it closes the connection.
     Box::pin(conversation.run(phase)).await;
+}
+
+/// The host that a client asked for in its handshake (SNI).
+fn host(quic: &quinn::Connection) -> Option<String> {
+    let data = quic.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    data.server_name
 }
 
 /// A connection and its requests.
@@ -383,29 +395,57 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
+/// A request whose head has come.
+struct Asked {
+    request: Request<RequestBody>,
+    sending: RequestStream<Sending<Bytes>, Bytes>,
+    /// Ready when the client does not want the answer any more.
+    left: Left,
+}
+
+/// Reads a request's head. None if its stream is not known.
+///
+/// # Errors
+/// It is none that HTTP/3 allows.
+async fn receive(
+    resolver: RequestResolver<Connection, Bytes>,
+    streams: &Streams,
+) -> Result<Option<Asked>, StreamError> {
+    let (request, stream) = resolver.resolve_request().await?;
+    let Some(Facts { allowance, left }) = streams.take(stream.send_id()) else {
+        return Ok(None);
+    };
+    let (sending, receiving) = stream.split();
+    let body = QuicBody {
+        receiving,
+        allowance,
+    };
+    let request = request.map(|()| RequestBody::Quic(Box::new(body)));
+    Ok(Some(Asked {
+        request,
+        sending,
+        left,
+    }))
+}
+
 async fn serve_request(
     resolver: RequestResolver<Connection, Bytes>,
     streams: Streams,
     core: Arc<Core>,
     client: Arc<Client>,
 ) {
-    let Ok(Ok((request, stream))) = timeout(core.patience.head, resolver.resolve_request()).await
-    else {
+    let received = timeout(core.patience.head, receive(resolver, &streams)).await;
+    let Ok(Ok(asked)) = received else {
         return core.metrics.unread().inc();
     };
-    let Some(Facts {
-        allowance,
+    let Some(Asked {
+        request,
+        mut sending,
         mut left,
-    }) = streams.take(stream.send_id())
+    }) = asked
     else {
         return;
     };
-    let (mut sending, receiving) = stream.split();
-    let body = QuicBody {
-        receiving,
-        allowance,
-    };
-    let request = request.map(|()| RequestBody::Quic(Box::new(body)));
     let response = tokio::select! {
         biased;
         Ok(response) = service::serve(core, client, request) => response,

@@ -29,12 +29,13 @@ const PIECE_MAX: usize = 16 * 1024;
 /// A stream's allowance, for whoever gives bytes back.
 pub(super) type Allowance = Arc<AtomicUsize>;
 
+/// Ready when the client has all of the answer, or does not want it any more.
+pub(super) type Left = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
 /// What h3 does not say of a request's stream.
 pub(super) struct Facts {
     pub(super) allowance: Allowance,
-    /// Ready when the client has all of the answer, or does not want it any
-    /// more.
-    pub(super) left: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+    pub(super) left: Left,
 }
 
 /// Streams whose request h3 has not given out; at most as many as there may be

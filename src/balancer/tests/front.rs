@@ -20,10 +20,10 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 
 /// A folder for the certificate, removed in the end.
-struct State(PathBuf);
+pub(super) struct State(PathBuf);
 
 impl State {
-    fn new(name: &str) -> State {
+    pub(super) fn new(name: &str) -> State {
         let name = format!("pgweir-front-{name}-{}", std::process::id());
         State(std::env::temp_dir().join(name))
     }
@@ -40,7 +40,7 @@ impl Drop for State {
 }
 
 /// Settings with HTTPS beside HTTP.
-fn secure_settings(nodes: &[&Node], state: &State) -> config::Balancer {
+pub(super) fn secure_settings(nodes: &[&Node], state: &State) -> config::Balancer {
     config::Balancer {
         https_listen: vec!["127.0.0.1:0".parse().expect("an address")],
         state_dir: Some(state.0.clone()),
@@ -55,6 +55,16 @@ async fn connect_tls(
     state: &State,
     protocols: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    connect_tls_on(stream, state, protocols).await
+}
+
+/// The same on a connection that there is.
+pub(super) async fn connect_tls_on(
+    stream: TcpStream,
+    state: &State,
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let own = CertificateDer::from_pem_file(state.certificate()).expect("it was made");
     let mut roots = RootCertStore::empty();
     roots.add(own).expect("a certificate");
@@ -66,7 +76,6 @@ async fn connect_tls(
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
     let name = ServerName::try_from("localhost").expect("a name");
-    let stream = TcpStream::connect(address).await.expect("it listens");
     TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
@@ -380,4 +389,42 @@ async fn what_is_kept_is_served_over_http_2_too() {
         assert_eq!(text(response).await, (200, "a".to_owned()));
     }
     assert_eq!(node.received().len(), 1);
+}
+
+#[tokio::test]
+async fn who_asked_for_a_host_of_ours_is_held_to_our_hosts() {
+    let (node, state) = (Node::named("a").await, State::new("hosts"));
+    for (domain, other) in [
+        (vec!["localhost".to_owned(), "shop.test".to_owned()], 421),
+        (vec![], 200),
+    ] {
+        let settings = config::Balancer {
+            domain,
+            ..secure_settings(&[&node], &state)
+        };
+        let running = Running::ready(&settings).await;
+        for (host, expected) in [
+            ("localhost", 200),
+            ("Shop.Test:8443", 200),
+            ("127.0.0.1:8443", 200),
+            ("other.test", other),
+        ] {
+            let stream = connect_tls(running.secure(), &state, &["h2"]).await;
+            let mut sender = http_2(stream.expect("it is trusted")).await;
+            let asked = sender.send_request(request(&format!("https://{host}/"), ""));
+            let answer = in_time("an answer", asked).await.expect("an answer");
+            assert_eq!(answer.status().as_u16(), expected, "{host}");
+
+            let stream = connect_tls(running.secure(), &state, &["http/1.1"]).await;
+            let mut stream = stream.expect("it is trusted");
+            let get = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            stream.write_all(get.as_bytes()).await.expect("it reads");
+            let mut text = String::new();
+            let _end = in_time("an answer", stream.read_to_string(&mut text)).await;
+            let start = format!("HTTP/1.1 {expected} ");
+            assert!(text.starts_with(&start), "{host}: {text}");
+        }
+        let refused = running.metric("pgweir_http_refused_total", &[("reason", "misdirected")]);
+        assert_eq!(refused, if other == 421 { 2.0 } else { 0.0 });
+    }
 }

@@ -11,8 +11,10 @@ mod messages;
 mod modes;
 mod node;
 mod operations;
+mod proxied;
 mod refusals;
 mod renewal;
+mod tunnels;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -47,6 +49,10 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
         tls_key_file: None,
         domain: Vec::new(),
         state_dir: None,
+        proxy_protocol_from: Vec::new(),
+        trusted_proxies: Vec::new(),
+        forwarded: false,
+        tunnel_timeout: 10 * SECOND,
         nodes: nodes.iter().enumerate().map(node).collect(),
         routes: BTreeMap::new(),
         health: config::Health {

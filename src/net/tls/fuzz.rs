@@ -5,13 +5,17 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
-use super::samples::{self, AUTHORITY, NOW, OTHER_AUTHORITY, VERSION_1, VERSION_3};
+use super::identity::Identity;
+use super::samples::{self, AUTHORITY, KEY, NOW, OTHER_AUTHORITY, VERSION_1, VERSION_3};
 use super::session::fuzz::{honest, own_offer, stream};
 use super::trust::{Authorities, ServerCheck, ServerTrust};
 use super::{ClientSide, Tls};
@@ -34,6 +38,24 @@ pub(crate) fn offer() -> Tls {
         clients: ClientSide::preferring(own_offer()),
         ..Tls::default()
     }
+}
+
+/// A site for other targets, and a client that trusts anybody.
+pub(crate) fn site(protocol: &[u8]) -> (Arc<Identity>, ClientConfig) {
+    let provider = Arc::new(ring::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("a key");
+    let key = provider.key_provider.load_private_key(key);
+    let chain = vec![samples::der(VERSION_3)];
+    let identity = Identity::of(CertifiedKey::new(chain, key.expect("a good key")));
+    let trust = ServerTrust::new(ServerCheck::Nothing, &provider);
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(trust))
+        .with_no_client_auth();
+    client.alpn_protocols = vec![protocol.to_vec()];
+    (identity, client)
 }
 
 /// Any bytes, which say names only where rustls sees the same ones.

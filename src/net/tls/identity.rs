@@ -52,6 +52,13 @@ impl Identity {
         Ok(Arc::new(Identity { current }))
     }
 
+    /// Shows this.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn of(key: CertifiedKey) -> Arc<Identity> {
+        let current = ArcSwap::from_pointee(key);
+        Arc::new(Identity { current })
+    }
+
     /// Reads the files again and shows what they hold from now on. On an error
     /// it goes on with what it has.
     ///

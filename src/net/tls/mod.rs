@@ -16,6 +16,7 @@ mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod handshake;
+mod hearing;
 mod identity;
 #[cfg(any(fuzzing, test))]
 mod samples;
@@ -30,6 +31,7 @@ pub use cipher::Cipher;
 pub use client_side::{ClientSide, Offer};
 pub use fault::TlsFault;
 pub use handshake::{HandshakeError, ServerTarget};
+pub use hearing::Hearing;
 pub use identity::{Identity, IdentityFiles};
 pub use self_signed::keep as keep_self_signed;
 pub use server_side::{Answer, ServerSide};
