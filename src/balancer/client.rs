@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use hyper::header::HeaderValue;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::framing::{At, Scanner};
 use super::refusal::Refusal;
@@ -21,6 +22,10 @@ use super::tunnel::Tunnel;
 /// Time between telling a client that its connection ends and ending it, for
 /// what is on the way.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long, and for how many bytes, a client that still sends is listened to
+/// after its answer, so that the answer is not lost in a reset.
+const LINGER: (Duration, u64) = (Duration::from_secs(2), 1024 * 1024);
 
 /// Requests that a client may leave at once, on one connection.
 const LEAVES_MAX: f64 = 200.0;
@@ -293,6 +298,18 @@ impl Client {
     }
 }
 
+/// Reads what a client still sends, so that closing the connection is no reset
+/// that takes the answer with it (RFC 9112, 9.6).
+pub(crate) async fn linger(stream: &mut impl Transport) {
+    let (time, bytes) = LINGER;
+    let read = async {
+        let _closed = stream.shutdown().await;
+        let mut rest = stream.take(bytes);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _timeout = tokio::time::timeout(time, read).await;
+}
+
 /// What a client's bytes come over: TCP, or TLS on it.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {}
 
@@ -359,8 +376,28 @@ impl<T: Transport> ClientIo<T> {
 
 impl<T: Transport> Drop for ClientIo<T> {
     fn drop(&mut self) {
-        if self.client.inner().reset {
+        let inner = self.client.inner();
+        if inner.reset {
             let _refused = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        } else if !self.is_scanned && inner.dismissed.is_some_and(|it| it.kindly) {
+            drop(inner);
+            self.see_out();
+        }
+    }
+}
+
+impl<T: Transport> ClientIo<T> {
+    /// A client of HTTP/2 that was told to go may be sending its next request:
+    /// a connection that is closed at once would be reset, and what it was
+    /// told be lost with it. So it is listened to for a while.
+    fn see_out(&self) {
+        let stream = self.stream.as_fd().try_clone_to_owned();
+        let stream = stream.map(std::net::TcpStream::from);
+        let Ok(Ok(mut stream)) = stream.map(TcpStream::from_std) else {
+            return;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { linger(&mut stream).await });
         }
     }
 }

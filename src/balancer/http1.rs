@@ -3,16 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::body::RequestBody;
-use super::client::{Client, ClientIo, Transport};
+use super::client::{Client, ClientIo, Transport, linger};
 use super::core::Core;
 use super::drive::{End, Farewell, drive};
 use super::framing::HEAD_MAX;
@@ -21,10 +19,6 @@ use super::service;
 
 /// Bytes of a client's stream that hyper holds at most.
 const BUFFER_MAX: usize = 2 * HEAD_MAX;
-
-/// How long, and for how many bytes, a client that still sends is listened to
-/// after its answer, so that the answer is not lost in a reset.
-const LINGER: (Duration, u64) = (Duration::from_secs(2), 1024 * 1024);
 
 /// Serves one client to its end, after `early` was read. One that shuts down
 /// its sending side has left: what it asked for is dropped, as nginx does.
@@ -97,16 +91,4 @@ pub(crate) async fn send_away(stream: &mut impl Transport) {
     if written.await {
         linger(stream).await;
     }
-}
-
-/// Reads what a client still sends, so that closing the connection is no reset
-/// that takes the answer with it (RFC 9112, 9.6).
-async fn linger(stream: &mut impl Transport) {
-    let (time, bytes) = LINGER;
-    let read = async {
-        let _closed = stream.shutdown().await;
-        let mut rest = stream.take(bytes);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    let _timeout = tokio::time::timeout(time, read).await;
 }
