@@ -54,7 +54,7 @@ impl Load {
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (told, errors) = (said(&stdout), said(&stderr));
         assert!(status.success(), "{told}\n{errors}");
-        println!("{told}");
+        eprintln!("{told}");
         let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
         assert_eq!(told["failed"], 0, "{told}\n{errors}\n{}", front.read("log"));
         for kind in [

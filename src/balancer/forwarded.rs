@@ -289,7 +289,7 @@ mod tests {
             let told = told(&said, "10.0.0.1", "a");
             let text = told["forwarded"].to_str().expect("text");
             let ours = text.rfind("for=10.0.0.1").expect("it is there");
-            prop_assert!(has_whole_quotes(text[..ours].as_bytes()));
+            prop_assert!(has_whole_quotes(&text.as_bytes()[..ours]));
         }
     }
 }

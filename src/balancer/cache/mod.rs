@@ -29,8 +29,8 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use self::rule::{Key, Rule};
 pub(crate) use self::slot::Left;
-pub(crate) use self::store::Stored;
 use self::store::{Landed, Store, Ticket};
+pub(crate) use self::store::{Remembered, Stored};
 use super::core::Core;
 use super::failure::Failure;
 use super::hygiene::X_REQUEST_ID;
@@ -196,7 +196,7 @@ impl Cache {
     }
 
     /// Every answer that is kept: when it was asked for, its age then, its life.
-    pub(crate) fn kept(&self) -> Vec<(Uri, Arc<Stored>, Instant, (Duration, Duration))> {
+    pub(crate) fn kept(&self) -> Vec<Remembered> {
         self.store().kept()
     }
 

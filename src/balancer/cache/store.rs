@@ -37,6 +37,10 @@ impl Stored {
     }
 }
 
+/// A kept answer as another process gets it: its target, when it was asked for,
+/// its age then and its life.
+pub(crate) type Remembered = (Uri, Arc<Stored>, Instant, (Duration, Duration));
+
 /// What came of fetching an answer, for those who wait for it.
 #[derive(Debug, Clone)]
 pub(super) enum Landed {
@@ -233,7 +237,7 @@ impl Store {
     }
 
     /// Every answer that is kept: when it was asked for, its age then, its life.
-    pub(super) fn kept(&self) -> Vec<(Uri, Arc<Stored>, Instant, (Duration, Duration))> {
+    pub(super) fn kept(&self) -> Vec<Remembered> {
         let row = |(key, tracked): (&Key, &Tracked)| {
             let (stored, sent, age, life) = tracked.slot.kept()?;
             Some((key.target().clone(), Arc::clone(stored), sent, (age, life)))

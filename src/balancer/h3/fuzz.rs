@@ -120,7 +120,7 @@ async fn ask(connection: &quinn::Connection, input: &mut Input<'_>) {
         }
         let kind = input.byte();
         let bytes = input.block();
-        let one_way = kind % 2 == 0;
+        let one_way = kind.is_multiple_of(2);
         let opened = async {
             Ok::<_, quinn::ConnectionError>(match one_way {
                 true => (connection.open_uni().await?, None),
