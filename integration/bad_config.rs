@@ -174,6 +174,22 @@ const MISTAKES: &[Mistake] = &[
         names: "tls_key_file",
         suggests: "Add tls_key_file to [balancer]",
     },
+    Mistake {
+        file: "j.toml",
+        text: "[balancer]\nlisten = [\"127.0.0.1:8080\"]\n[balancer.nodes.a]\naddress = \"127.0.0.1:1\"\n\
+               [balancer.routes.chat]\npath = \"/chat\"\nupgrade = [\"web socket\"]\n",
+        line: 7,
+        names: "balancer.routes.chat.upgrade",
+        suggests: "websocket",
+    },
+    Mistake {
+        file: "k.toml",
+        text: "[balancer]\nlisten = [\"127.0.0.1:8080\"]\n[balancer.nodes.a]\naddress = \"127.0.0.1:1\"\n\
+               [balancer.routes.add]\npath = \"/add\"\nmethods = [\"POST\"]\ncache_control = 1\n",
+        line: 8,
+        names: "balancer.routes.add.cache_control",
+        suggests: "add GET to methods",
+    },
 ];
 
 fn run(arguments: &[&Path]) -> Output {

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::life::{self, Start};
-use super::{demo, hba};
+use super::{demo, hba, http};
 use crate::config::Config;
 
 /// pgweir: a PostgreSQL connection pooler and query gateway, drop-in for
@@ -140,6 +140,7 @@ fn check(path: &Path) -> Result<String, String> {
     let report = crate::config::check(path).map_err(|error| error.to_string())?;
     let loaded = Config::load(path).map_err(|error| error.to_string())?;
     hba::check(&loaded).map_err(|fault| fault.to_string())?;
+    http::check(&loaded).map_err(|fault| fault.to_string())?;
     Ok(report)
 }
 

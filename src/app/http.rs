@@ -5,6 +5,28 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use crate::balancer::{Balancer, Observer, Order};
+use crate::config::{Loaded, Warning};
+
+/// Tells what of the balancer's settings makes no sense, before anything is
+/// begun.
+///
+/// # Errors
+/// What it is, where, and what to do about it.
+pub(super) fn check(loaded: &Loaded) -> Result<(), Warning> {
+    let Some(settings) = &loaded.config.balancer else {
+        return Ok(());
+    };
+    Balancer::check(settings).map_err(|error| {
+        let error = error.to_string();
+        let (what, remedy) = error.split_once("; ").unwrap_or((&error, "correct it"));
+        let (setting, _) = what.split_once(": ").unwrap_or_default();
+        Warning {
+            place: loaded.place_of(setting),
+            what: what.to_owned(),
+            remedy: format!("In this setting, {remedy}."),
+        }
+    })
+}
 
 /// A running balancer.
 pub struct HttpFront {

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::hba;
-use super::http::HttpFront;
+use super::http::{self, HttpFront};
 use super::log::{self, Format, LogGuard};
 use super::memory;
 use super::monitoring::Monitoring;
@@ -109,6 +109,9 @@ struct Ready {
 fn prepare_process(start: &Start) -> Result<Ready, String> {
     let loaded = Config::load(&start.config).map_err(|error| error.to_string())?;
     hba::check(&loaded).map_err(|fault| fault.to_string())?;
+    if start.whole {
+        http::check(&loaded).map_err(|fault| fault.to_string())?;
+    }
     let (tls, tls_notes) = load_tls(&loaded)?;
     let config = loaded.config;
     let user = start.user.clone().or(config.pgbouncer.user.clone());

@@ -13,7 +13,7 @@ use crate::auth::{Credential, ScramKeys, Secret, os_random};
 use crate::balancer::Inherited;
 use crate::client::{TakenClient, TakenServer};
 use crate::config::Config;
-use crate::handover::{self, Row, front};
+use crate::handover::{self, Row};
 use crate::pool::{Bouncer, CancelKey};
 use crate::process::{OldProcess, TakeoverError, ToldRow, are_sockets_passed};
 use crate::server::Taken;
@@ -72,7 +72,7 @@ pub fn ask_for_balancer(old: &mut OldProcess) -> Result<Inherited, String> {
         Err(error) => return Err(error.to_string()),
     };
     let read = |(cells, descriptor): ToldRow| {
-        let row = front::Row::read(&first_text(&cells));
+        let row = handover::read(&first_text(&cells));
         row.map(|row| (row, descriptor))
     };
     let rows: Result<_, _> = rows.into_iter().map(read).collect();
@@ -152,8 +152,8 @@ impl More {
             ..More::default()
         };
         for (cells, _) in rows {
-            let row =
-                Row::read(&first_text(cells)).map_err(|error| format!("SHOW HANDOVER: {error}"))?;
+            let row = handover::read(&first_text(cells))
+                .map_err(|error| format!("SHOW HANDOVER: {error}"))?;
             match row {
                 Row::Format { format, .. } if format != handover::FORMAT => {
                     tracing::warn!("the old process hands over in another way, as to PgBouncer");

@@ -151,6 +151,15 @@ pub struct Snapshot {
 }
 
 impl Balancer {
+    /// Finds what [`Balancer::bind`] would say of these settings whatever the
+    /// machine and the network are like. Asks neither.
+    ///
+    /// # Errors
+    /// What is wrong, with the setting, as `setting: what; remedy`.
+    pub fn check(settings: &config::Balancer) -> io::Result<()> {
+        renewal::read(settings).map(drop)
+    }
+
     /// Looks up the nodes, opens the access log and listens, where it can with
     /// what it inherits. Blocks for the look-ups; accepts nobody before
     /// [`Balancer::run`].

@@ -60,15 +60,26 @@ impl Renewal {
     }
 }
 
+/// What the settings alone decide.
+///
+/// # Errors
+/// What makes no sense, with its setting.
+pub(super) fn read(settings: &config::Balancer) -> io::Result<(Routes, HealthCheck)> {
+    let routes = Routes::new(&settings.routes, settings.request_timeout)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let check = HealthCheck::new(&settings.health).map_err(|error| {
+        let problem = format!("{error}; give a path such as /ping");
+        invalid("balancer.health.path", &problem)
+    })?;
+    Ok((routes, check))
+}
+
 /// A core for these settings, that goes on from the old one.
 ///
 /// # Errors
 /// What cannot be had, with the setting that asks for it.
 pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io::Result<Core> {
-    let routes = Routes::new(&settings.routes, settings.request_timeout)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let check = HealthCheck::new(&settings.health)
-        .map_err(|error| invalid("balancer.health.path", &error.to_string()))?;
+    let (routes, check) = read(settings)?;
     let same = old.filter(|old| is_same_for_nodes(&old.settings, settings));
     let looked_up = match same {
         Some(_) => None,

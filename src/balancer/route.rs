@@ -160,12 +160,24 @@ impl Route {
             .iter()
             .map(|word| Method::from_bytes(word.as_bytes()))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| wrong("methods", "not a list of HTTP methods".to_owned()))?;
+            .map_err(|_| {
+                wrong(
+                    "methods",
+                    "not a list of HTTP methods; name some such as GET and POST".to_owned(),
+                )
+            })?;
         let timeout = route.timeout.unwrap_or(timeout);
         let cache = Rule::of(route, timeout);
         if cache.is_some() && !methods.is_empty() && !methods.contains(&Method::GET) {
-            let problem = "only answers to GET are kept; add GET to methods or leave cache out";
-            return Err(wrong("cache", problem.to_owned()));
+            let setting = match route.cache_control {
+                true => "cache_control",
+                false => "cache",
+            };
+            let remedy = format!("add GET to methods or leave {setting} out");
+            return Err(wrong(
+                setting,
+                format!("only answers to GET are kept; {remedy}"),
+            ));
         }
         if !route.upgrade.is_empty() && !methods.is_empty() && !methods.contains(&Method::GET) {
             let problem = "only a GET can ask for it; add GET to methods or leave upgrade out";
@@ -255,7 +267,7 @@ fn segments(pattern: &str) -> Result<Vec<Segment>, String> {
     let segment = |piece: &str| match piece {
         "{id}" => Ok(Segment::Id),
         piece if piece.contains(['{', '}', '?', '#']) => Err(format!(
-            "`{piece}` is neither literal text nor {{id}}, the only placeholder"
+            "`{piece}` is neither literal text nor {{id}}; there is no other placeholder"
         )),
         piece => Ok(Segment::Literal(piece.to_owned())),
     };

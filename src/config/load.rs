@@ -43,13 +43,14 @@ impl Reloaded {
     /// Where the file gives a setting, as `section.name`; the file as a whole
     /// if it does not.
     pub fn place_of(&self, setting: &str) -> Place {
-        let is_it = |(title, name): &(Title, String)| format!("{title}.{name}") == setting;
-        let given = self.given.iter().find(|(key, _)| is_it(key));
-        given.map_or_else(
-            || Place::file(&self.config.path),
-            |(_, place)| place.clone(),
-        )
+        place_of(&self.given, setting, &self.config.path)
     }
+}
+
+fn place_of(given: &BTreeMap<(Title, String), Place>, setting: &str, file: &Path) -> Place {
+    let is_it = |(title, name): &(Title, String)| format!("{title}.{name}") == setting;
+    let place = given.iter().find(|(key, _)| is_it(key));
+    place.map_or_else(|| Place::file(file), |(_, place)| place.clone())
 }
 
 impl Config {
@@ -128,6 +129,12 @@ impl Loaded {
         given
             .cloned()
             .unwrap_or_else(|| Place::file(&self.config.path))
+    }
+
+    /// Where the file gives a setting, as `section.name`; the file as a whole
+    /// if it does not.
+    pub fn place_of(&self, setting: &str) -> Place {
+        place_of(&self.given, setting, &self.config.path)
     }
 
     /// What a running process makes of a file it has read again, by

@@ -85,23 +85,9 @@ pub struct Kept {
     pub life: u64,
 }
 
-impl Row {
-    /// As text.
-    pub fn to_text(&self) -> String {
-        serde_json::to_string(self).expect("its keys are strings and its numbers finite")
-    }
-
-    /// Read from text.
-    ///
-    /// # Errors
-    /// It is none.
-    pub fn read(text: &str) -> Result<Row, serde_json::Error> {
-        serde_json::from_str(text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{read, to_text};
     use super::*;
 
     #[test]
@@ -111,7 +97,7 @@ mod tests {
             generation: 255,
             key: QuicKey([7; 32]),
         };
-        assert_eq!(Row::read(&row.to_text()).expect("a row"), row);
+        assert_eq!(read::<Row>(&to_text(&row)).expect("a row"), row);
         assert!(!format!("{row:?}").contains('7'), "no secret in a log");
         let kept = Kept {
             target: "/long?x=1".into(),
@@ -123,6 +109,6 @@ mod tests {
             life: 60_000_000,
         };
         let row = Row::Kept(kept);
-        assert_eq!(Row::read(&row.to_text()).expect("a row"), row);
+        assert_eq!(read::<Row>(&to_text(&row)).expect("a row"), row);
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod front;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Raised by every change that an older pgweir would misunderstand.
@@ -197,19 +198,17 @@ pub fn some_rest(rest: &[u8]) -> Option<Box<[u8]>> {
     (!rest.is_empty()).then(|| rest.into())
 }
 
-impl Row {
-    /// As text.
-    pub fn to_text(&self) -> String {
-        serde_json::to_string(self).expect("its keys are strings and its numbers finite")
-    }
+/// A row as text.
+pub fn to_text(row: &impl Serialize) -> String {
+    serde_json::to_string(row).expect("its keys are strings and its numbers finite")
+}
 
-    /// Read from text.
-    ///
-    /// # Errors
-    /// It is none.
-    pub fn read(text: &str) -> Result<Row, serde_json::Error> {
-        serde_json::from_str(text)
-    }
+/// A row, read from text.
+///
+/// # Errors
+/// It is none.
+pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 #[cfg(test)]
@@ -243,7 +242,7 @@ mod tests {
             exchange,
             key_rest: Some([3; 28].into()),
         });
-        assert_eq!(Row::read(&row.to_text()).expect("a row"), row);
+        assert_eq!(read::<Row>(&to_text(&row)).expect("a row"), row);
     }
 
     #[test]
@@ -254,6 +253,6 @@ mod tests {
             cancels: Vec::new(),
         };
         let text = r#"{"row":"format","format":1,"last_statement":2}"#;
-        assert_eq!(row.to_text(), text);
+        assert_eq!(to_text(&row), text);
     }
 }

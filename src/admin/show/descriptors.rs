@@ -223,7 +223,7 @@ impl Console {
         };
         for (row, descriptor) in front.hand_over()? {
             let mut text = BytesMut::new();
-            put_row(&mut text, &[row.to_text().into()]);
+            put_row(&mut text, &[handover::to_text(&row).into()]);
             let descriptor = descriptor.as_ref().map(AsFd::as_fd);
             teller.row(text, descriptor).await?;
         }
@@ -281,7 +281,7 @@ impl Console {
             .chain(rows)
         {
             let mut text = BytesMut::new();
-            put_row(&mut text, &[row.to_text().into()]);
+            put_row(&mut text, &[handover::to_text(&row).into()]);
             teller.row(text, None).await?;
         }
         Ok(())

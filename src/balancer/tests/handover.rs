@@ -9,7 +9,7 @@ fn told(running: &Running) -> Inherited {
     let rows = running.observer.hand_over().expect("descriptors");
     // As it comes through the console.
     let rows = rows.into_iter().map(|(row, socket)| {
-        let row = crate::handover::front::Row::read(&row.to_text());
+        let row = crate::handover::read(&crate::handover::to_text(&row));
         (row.expect("a row"), socket)
     });
     Inherited::read(rows.collect()).expect("good rows")
