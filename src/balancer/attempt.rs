@@ -1,7 +1,7 @@
 //! One attempt to have a request answered by one node.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
@@ -42,6 +42,8 @@ pub(crate) struct Answered {
     pub(crate) response: Response<Incoming>,
     pub(crate) connection: NodeConnection,
     pub(crate) permit: Permit,
+    /// From when it was asked to the head of the answer.
+    pub(crate) latency: Duration,
 }
 
 /// An attempt that brought nothing.
@@ -102,8 +104,10 @@ pub(crate) async fn attempt(
         }
         Ok(response) => {
             let metrics = core.nodes.metrics(permit.node());
-            metrics.answer.observe(sent.elapsed().as_secs_f64());
+            let latency = sent.elapsed();
+            metrics.answer.observe(latency.as_secs_f64());
             Ok(Answered {
+                latency,
                 response,
                 connection,
                 permit,

@@ -218,7 +218,7 @@ impl Journey<'_> {
     /// body to send again.
     async fn examine(
         &mut self,
-        answered: Answered,
+        mut answered: Answered,
         began: Instant,
         again: Option<Upload>,
     ) -> Result<Answered, Upload> {
@@ -238,6 +238,10 @@ impl Journey<'_> {
                     .attempted(&self.core.metrics, node, Outcome::Sick(status));
                 return Err(body);
             }
+        }
+        // A node that refuses does so quickly: that is no reason to prefer it.
+        if answered.response.status().is_success() {
+            answered.permit.answered(self.trail.route, answered.latency);
         }
         self.trail
             .attempted(&self.core.metrics, node, Outcome::Answered(status));

@@ -42,6 +42,7 @@ mod journey;
 mod metrics;
 mod node;
 mod nodes;
+mod pace;
 mod policy;
 mod pressure;
 mod proxy;

@@ -17,6 +17,7 @@ use super::health::{Event, Health, State};
 use super::metrics::{Metrics, NodeMetrics, Shed};
 use super::node::Node;
 use super::queue::{self, Admission, NodeSet, Queue, Served};
+use super::route::RouteId;
 use crate::config;
 use crate::http::{NodeMode, NodeRow};
 
@@ -67,6 +68,8 @@ struct Member {
 pub(crate) struct Permit {
     nodes: Arc<Nodes>,
     node: usize,
+    /// On which route it was answered, and how soon.
+    answered: Option<(RouteId, Duration)>,
 }
 
 /// Why there is no node for a request.
@@ -97,7 +100,9 @@ impl Nodes {
             queue_size: settings.queue_size,
             slow_start: settings.slow_start,
         };
-        let queue = Queue::new(nodes.len(), limits);
+        // One more than those that are named.
+        let routes = settings.routes.len() + 1;
+        let queue = Queue::new(nodes.len(), routes, limits);
         Nodes {
             list: nodes.into_iter().map(member).collect(),
             shared: Mutex::new(Shared { health, queue }),
@@ -404,9 +409,14 @@ impl Nodes {
         }
     }
 
-    fn release(self: &Arc<Self>, node: usize) {
+    fn release(self: &Arc<Self>, node: usize, answered: Option<(RouteId, Duration)>) {
         self.metrics(node).in_flight.dec();
-        let served = self.shared().queue.release(node, Instant::now());
+        let mut shared = self.shared();
+        if let Some((route, latency)) = answered {
+            shared.queue.answered(node, route, latency);
+        }
+        let served = shared.queue.release(node, Instant::now());
+        drop(shared);
         self.deliver(served);
     }
 
@@ -426,6 +436,7 @@ impl Nodes {
         Permit {
             nodes: Arc::clone(self),
             node,
+            answered: None,
         }
     }
 
@@ -445,6 +456,11 @@ impl Permit {
         self.nodes.get(self.node)
     }
 
+    /// The node answered a request on this route so soon, and as it should.
+    pub(crate) fn answered(&mut self, route: RouteId, latency: Duration) {
+        self.answered = Some((route, latency));
+    }
+
     /// All nodes.
     pub(crate) fn nodes(&self) -> &Arc<Nodes> {
         &self.nodes
@@ -453,7 +469,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.nodes.release(self.node);
+        self.nodes.release(self.node, self.answered);
     }
 }
 

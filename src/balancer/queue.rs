@@ -10,21 +10,25 @@
 //! that it is not sent a crowd while its caches are cold. When it is idle it
 //! gets its turn all the same.
 //!
-//! Latency does not break ties: with two idle nodes it would send everything
-//! to the quicker one, and the other's latency would never be measured again.
-//! Over all routes together it says little anyway: who had the one slow list
-//! would look slow. A slow node is seen by its requests in flight.
+//! Of nodes that are equally busy the one that is clearly quicker (see
+//! [`Paces`]) is preferred; but each [`LOOK_AGAIN`]th request takes its turn all
+//! the same, or nobody would see that the other has become quicker.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::health::State;
+use super::pace::Paces;
+use super::route::RouteId;
 
 /// Nodes there may be: the bits of a [`NodeSet`].
 pub(crate) const NODES_MAX: usize = 64;
 
 /// How many requests one counts as at a node that came up just now.
 const RAMP: u64 = 10;
+
+/// One in so many requests goes by turns, whatever is known of the nodes.
+const LOOK_AGAIN: u64 = 8;
 
 /// A set of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +84,9 @@ pub(crate) struct Queue<T> {
     slow_start: Duration,
     /// The node that is looked at first, so that equal nodes take turns.
     turn: usize,
+    /// Requests that got a node.
+    taken: u64,
+    paces: Paces,
     next_number: u64,
 }
 
@@ -116,9 +123,9 @@ enum Choice {
 }
 
 impl<T> Queue<T> {
-    /// A queue before `nodes` suspect nodes. One request in flight is the
-    /// least a node takes.
-    pub(crate) fn new(nodes: usize, limits: Limits) -> Queue<T> {
+    /// A queue before `nodes` suspect nodes, of requests on `routes` routes.
+    /// One request in flight is the least a node takes.
+    pub(crate) fn new(nodes: usize, routes: usize, limits: Limits) -> Queue<T> {
         let load = || Load {
             in_flight: 0,
             state: State::Suspect,
@@ -131,6 +138,8 @@ impl<T> Queue<T> {
             queue_size: limits.queue_size,
             slow_start: limits.slow_start,
             turn: 0,
+            taken: 0,
+            paces: Paces::new(nodes, routes),
             next_number: 0,
         }
     }
@@ -174,6 +183,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// A node's answer began so long after it was asked.
+    pub(crate) fn answered(&mut self, node: usize, route: RouteId, latency: Duration) {
+        self.paces.answered(node, route, latency);
+    }
+
     /// A request is through with its node: whoever has waited longest for it
     /// is next, and is owed a release in turn.
     pub(crate) fn release(&mut self, node: usize, now: Instant) -> Option<Served<T>> {
@@ -190,7 +204,10 @@ impl<T> Queue<T> {
     pub(crate) fn set_state(&mut self, node: usize, state: State, now: Instant) -> Vec<Served<T>> {
         let load = &mut self.nodes[node];
         load.up_since = match (load.state.serves(), state.serves()) {
-            (false, true) => Some(now),
+            (false, true) => {
+                self.paces.forget(node);
+                Some(now)
+            }
             // A doubt that comes or passes is no comeback.
             (true, true) => load.up_since,
             (_, false) => None,
@@ -221,6 +238,7 @@ impl<T> Queue<T> {
     fn take(&mut self, node: usize) -> usize {
         self.nodes[node].in_flight += 1;
         self.turn = (node + 1) % self.nodes.len();
+        self.taken += 1;
         node
     }
 
@@ -235,12 +253,21 @@ impl<T> Queue<T> {
                 continue;
             }
             let has_room = |node: &usize| self.nodes[*node].in_flight < self.max_in_flight;
-            let least = candidates
-                .filter(has_room)
-                .min_by_key(|node| self.nodes[*node].weight(self.slow_start, now));
-            return least.map_or(Choice::AllBusy, Choice::Node);
+            let weigh = |node: usize| (self.nodes[node].weight(self.slow_start, now), node);
+            let least = candidates.filter(has_room).map(weigh).reduce(|best, it| {
+                match it.0 < best.0 || it.0 == best.0 && self.is_quicker(it.1, best.1) {
+                    true => it,
+                    false => best,
+                }
+            });
+            return least.map_or(Choice::AllBusy, |(_, node)| Choice::Node(node));
         }
         Choice::Nobody
+    }
+
+    /// Whether this node is preferred to the other one, whose turn it is.
+    fn is_quicker(&self, node: usize, other: usize) -> bool {
+        !self.taken.is_multiple_of(LOOK_AGAIN) && self.paces.is_quicker(node, other)
     }
 }
 
@@ -271,7 +298,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn all_up(nodes: usize, max_in_flight: usize, queue_size: usize) -> Queue<u32> {
-        let mut queue = Queue::new(nodes, limits(max_in_flight, queue_size));
+        let mut queue = Queue::new(nodes, 1, limits(max_in_flight, queue_size));
         for node in 0..nodes {
             assert_eq!(queue.set_state(node, State::Up, now()), []);
         }
@@ -309,6 +336,40 @@ mod tests {
         assert_eq!(queue.release(1, now()), None);
         assert_eq!(queue.enter(avoid(&[]), now(), || 0), Node(1));
         assert_eq!(queue.enter(avoid(&[]), now(), || 0), Node(1));
+    }
+
+    #[test]
+    fn of_equally_busy_nodes_the_quicker_is_preferred_and_the_other_is_looked_at_again() {
+        let mut queue = all_up(2, 10, 0);
+        let (quick, slow) = (Duration::from_millis(10), Duration::from_millis(30));
+        let mut share = |quick_node: usize, requests: usize| {
+            let mut counts = [0, 0];
+            for _ in 0..requests {
+                let Admission::Node(node) = queue.enter(avoid(&[]), now(), || 0) else {
+                    panic!("both are idle");
+                };
+                counts[node] += 1;
+                let latency = if node == quick_node { quick } else { slow };
+                queue.answered(node, RouteId(0), latency);
+                queue.release(node, now());
+            }
+            counts
+        };
+        share(0, 200);
+        assert_eq!(share(0, 80), [70, 10]);
+        share(1, 1000);
+        assert_eq!(share(1, 80), [10, 70]);
+    }
+
+    #[test]
+    fn a_quicker_node_is_not_preferred_when_it_is_busier() {
+        let mut queue = all_up(2, 10, 0);
+        for _ in 0..100 {
+            queue.answered(0, RouteId(0), Duration::from_millis(1));
+            queue.answered(1, RouteId(0), Duration::from_millis(10));
+        }
+        queue.nodes[0].in_flight = 1;
+        assert_eq!(queue.enter(avoid(&[]), now(), || 0), Admission::Node(1));
     }
 
     #[test]
@@ -417,7 +478,7 @@ mod tests {
         fn the_queue_is_bounded_fair_and_never_forgets(steps in steps()) {
             const CAP: usize = 2;
             const BOUND: usize = 4;
-            let mut queue: Queue<(u64, u8)> = Queue::new(3, limits(CAP, BOUND));
+            let mut queue: Queue<(u64, u8)> = Queue::new(3, 1, limits(CAP, BOUND));
             let mut held: Vec<usize> = Vec::new();
             let mut arrivals = 0;
             for step in steps {

@@ -221,6 +221,7 @@ fn pass_on(
         response,
         connection,
         permit,
+        ..
     } = answered;
     let (mut head, incoming) = response.into_parts();
     let status = head.status;

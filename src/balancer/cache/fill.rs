@@ -124,6 +124,7 @@ impl Flight {
             response,
             mut connection,
             permit,
+            ..
         } = answered;
         let (head, incoming) = response.into_parts();
         let verdict = rule.judge(head.status, &head.headers, SystemTime::now());

@@ -1,6 +1,6 @@
 //! Nodes that die, hang, close and fall ill.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -25,7 +25,9 @@ async fn both_nodes_get_their_share() {
     for _ in 0..100 {
         client.get("/").await;
     }
-    assert_eq!((a.received().len(), b.received().len()), (50, 50));
+    // Turn by turn, unless the machine made one of them seem slow.
+    let shares = [a.received().len(), b.received().len()];
+    assert!(shares.iter().all(|it| *it >= 12), "{shares:?}");
 }
 
 #[tokio::test]
@@ -42,12 +44,12 @@ async fn a_killed_node_is_not_noticed() {
     running.until(|it| it.healthy_nodes == 1).await;
     a.restart().await;
     running.until(|it| it.healthy_nodes == 2).await;
-    let mut texts = Vec::new();
-    for _ in 0..2 {
-        texts.push(client.get("/").await.text());
+    // If the one happened to be slow, it still gets one in eight.
+    let mut texts = BTreeSet::new();
+    for _ in 0..16 {
+        texts.insert(client.get("/").await.text());
     }
-    texts.sort();
-    assert_eq!(texts, ["a", "b"]);
+    assert_eq!(Vec::from_iter(texts), ["a", "b"]);
 }
 
 #[tokio::test]
