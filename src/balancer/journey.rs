@@ -17,6 +17,9 @@
 //! Requests that may have been delivered are repeated within a budget (see
 //! [`retry::Budget`]), and not at all while every node has failed.
 //!
+//! On a route with `hedge` a second node is asked when the first one takes long
+//! (see [`Hedge`]).
+//!
 //! While a request waits for its answer, its node may go down. If it may be
 //! repeated and another node serves, it is moved there at once; otherwise it
 //! goes on waiting.
@@ -28,6 +31,7 @@ use super::attempt::{Answered, Miss, NodeRequest, attempt};
 use super::core::Core;
 use super::failure::Failure;
 use super::health::Event;
+use super::hedge::Hedge;
 use super::metrics::Shed;
 use super::nodes::{NoNode, Permit};
 use super::queue::NodeSet;
@@ -63,6 +67,26 @@ struct Journey<'a> {
     hopes_until: Option<Instant>,
 }
 
+/// A request that may go to a second node: when, and its body for that.
+struct Hedged<'a> {
+    hedge: &'a Hedge,
+    patience: Duration,
+    body: Upload,
+}
+
+/// What one node, or two of them, came to.
+struct Raced {
+    /// The node, and when it was asked.
+    node: usize,
+    began: Instant,
+    result: Result<Answered, Miss>,
+    /// The other node, when it was asked, and what it failed with before it
+    /// was given up.
+    other: Option<(usize, Instant, Option<Miss>)>,
+    /// Whether the node is the one that was asked later.
+    is_second: bool,
+}
+
 /// Has a request answered.
 ///
 /// # Errors
@@ -96,7 +120,18 @@ pub(crate) async fn answer(
         let again = body.again();
         let leave = journey.leave(node, again.is_some());
         let began = Instant::now();
-        let result = attempt(core, &journey.request, body, permit, fresh, leave).await;
+        let (node, began, result) = match journey.hedge(again.as_ref()) {
+            None => {
+                let result = attempt(core, &journey.request, body, permit, fresh, leave).await;
+                (node, began, result)
+            }
+            Some(hedged) => {
+                // In a box, or every request would have the room for it.
+                let first = attempt(core, &journey.request, body, permit, fresh, leave);
+                let raced = Box::pin(journey.race((node, began), first, hedged)).await;
+                journey.finish(raced)
+            }
+        };
         body = match result {
             Ok(answered) => match journey.examine(answered, began, again).await {
                 Ok(answered) => return Ok(answered),
@@ -181,6 +216,98 @@ impl Journey<'_> {
         retry::proof(progress, self.safe, self.request.replay)
     }
 
+    /// How a second node may be asked while the first one works.
+    fn hedge(&self, body: Option<&Upload>) -> Option<Hedged<'_>> {
+        let hedge = self.core.routes.get(self.trail.route).hedge.as_ref()?;
+        let may_twice = self.safe && self.proof_of(Progress::Ambiguous).is_some();
+        let body = body.filter(|_| may_twice)?.again()?;
+        let patience = hedge.begin()?;
+        Some(Hedged {
+            hedge,
+            patience,
+            body,
+        })
+    }
+
+    /// Asks a second node if the first one takes long, and takes what comes
+    /// first. One that fails leaves it to the other; the one that is given up
+    /// loses its connection.
+    async fn race(
+        &self,
+        (node, began): (usize, Instant),
+        first: impl Future<Output = Result<Answered, Miss>>,
+        hedged: Hedged<'_>,
+    ) -> Raced {
+        let alone = |result| Raced {
+            node,
+            began,
+            result,
+            other: None,
+            is_second: false,
+        };
+        let mut first = std::pin::pin!(first);
+        if let Ok(result) = tokio::time::timeout(hedged.patience, &mut first).await {
+            return alone(result);
+        }
+        let mut others = self.failed;
+        others.insert(node);
+        let permit = self.core.nodes.try_acquire(others);
+        let Some(permit) = permit.filter(|_| hedged.hedge.take()) else {
+            return alone(first.await);
+        };
+        let (second_node, second_began) = (permit.node(), Instant::now());
+        let leave = self.leave(second_node, true);
+        let second = attempt(self.core, &self.request, hedged.body, permit, false, leave);
+        let mut second = std::pin::pin!(second);
+        let (mut is_second, mut result) = tokio::select! {
+            biased;
+            result = &mut first => (false, result),
+            result = &mut second => (true, result),
+        };
+        let mut missed = None;
+        if let Err(miss) = result {
+            missed = Some(miss);
+            result = match is_second {
+                true => first.await,
+                false => second.await,
+            };
+            is_second = !is_second;
+        }
+        if is_second {
+            hedged.hedge.answered(began.elapsed());
+        }
+        let asked = [(node, began), (second_node, second_began)];
+        let [(node, began), (other, other_began)] = match is_second {
+            true => [asked[1], asked[0]],
+            false => asked,
+        };
+        Raced {
+            node,
+            began,
+            result,
+            other: Some((other, other_began, missed)),
+            is_second,
+        }
+    }
+
+    /// Notes what became of the other node.
+    fn finish(&mut self, raced: Raced) -> (usize, Instant, Result<Answered, Miss>) {
+        if let Some((other, began, missed)) = raced.other {
+            let metrics = &self.core.metrics;
+            metrics.hedged(self.trail.route, raced.is_second);
+            self.deliveries += 1;
+            let label = missed.as_ref().map_or("outrun", |it| it.label);
+            self.trail.attempted(metrics, other, Outcome::Failed(label));
+            if let Some(miss) = missed {
+                self.failed.insert(other);
+                if let Some(event) = miss.event {
+                    self.core.nodes.report(other, event, began);
+                }
+            }
+        }
+        (raced.node, raced.began, raced.result)
+    }
+
     /// An attempt has failed. The body to send again, if it may be.
     fn missed(
         &mut self,
@@ -241,7 +368,11 @@ impl Journey<'_> {
         }
         // A node that refuses does so quickly: that is no reason to prefer it.
         if answered.response.status().is_success() {
-            answered.permit.answered(self.trail.route, answered.latency);
+            let Trail { route, .. } = *self.trail;
+            answered.permit.answered(route, answered.latency);
+            if let Some(hedge) = &self.core.routes.get(route).hedge {
+                hedge.answered(answered.latency);
+            }
         }
         self.trail
             .attempted(&self.core.metrics, node, Outcome::Answered(status));

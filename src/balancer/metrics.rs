@@ -127,6 +127,7 @@ struct RouteMetrics {
     duration: Histogram,
     queued: Histogram,
     retries: [IntCounter; Proof::ALL.len()],
+    hedges: [IntCounter; 2],
     replay_refused: IntCounter,
     retry_denied: IntCounter,
     limited: [IntCounter; 2],
@@ -166,6 +167,7 @@ struct Families {
     duration: HistogramVec,
     queued: HistogramVec,
     retries: IntCounterVec,
+    hedges: IntCounterVec,
     replay_refused: IntCounterVec,
     retry_denied: IntCounterVec,
     limited: IntCounterVec,
@@ -209,6 +211,7 @@ impl Families {
             duration: kept(&mut all, histograms("pgweir_http_request_duration_seconds", "From a request's arrival to the end of its answer.", &["route"]))?,
             queued: kept(&mut all, histograms("pgweir_http_queue_seconds", "Time a request waited for a node, if it waited.", &["route"]))?,
             retries: kept(&mut all, counters("pgweir_http_retries_total", "Requests sent again, by what allowed it.", &["route", "proof"]))?,
+            hedges: kept(&mut all, counters("pgweir_http_hedges_total", "Requests that a second node was asked for too, by whose answer came first.", &["route", "won"]))?,
             replay_refused: kept(&mut all, counters("pgweir_http_replay_refused_total", "Failed requests that were not sent again because they may have been delivered.", &["route"]))?,
             retry_denied: kept(&mut all, counters("pgweir_http_retry_budget_exhausted_total", "Failed requests that were not sent again because too many were, or every node had failed.", &["route"]))?,
             limited: kept(&mut all, counters("pgweir_http_rate_limited_total", "Requests answered with 429, by whose limit it was.", &["route", "by"]))?,
@@ -433,6 +436,11 @@ impl Metrics {
         self.routes[route.0].retries[proof as usize].inc();
     }
 
+    /// A second node was asked too; whose answer came first.
+    pub(crate) fn hedged(&self, route: RouteId, is_second: bool) {
+        self.routes[route.0].hedges[usize::from(is_second)].inc();
+    }
+
     /// A failed request may have been delivered and is not sent again.
     pub(crate) fn replay_refused(&self, route: RouteId) {
         self.routes[route.0].replay_refused.inc();
@@ -573,6 +581,7 @@ impl RouteMetrics {
             queued: families.queued.with_label_values(&[name]),
             retries: Proof::ALL
                 .map(|proof| families.retries.with_label_values(&[name, proof.label()])),
+            hedges: ["first", "second"].map(|won| families.hedges.with_label_values(&[name, won])),
             replay_refused: families.replay_refused.with_label_values(&[name]),
             retry_denied: families.retry_denied.with_label_values(&[name]),
             limited: ["client", "route"].map(|by| families.limited.with_label_values(&[name, by])),

@@ -35,6 +35,7 @@ pub(crate) mod fuzz;
 mod h3;
 mod handover;
 mod health;
+mod hedge;
 mod http1;
 mod http2;
 mod hygiene;

@@ -198,6 +198,12 @@ impl Nodes {
         }
     }
 
+    /// A node that is not in `avoid`, if one is free.
+    pub(crate) fn try_acquire(self: &Arc<Self>, avoid: NodeSet) -> Option<Permit> {
+        let node = self.shared().queue.try_enter(avoid, Instant::now())?;
+        Some(self.permit(node))
+    }
+
     /// The answers that are on their way from the nodes.
     pub(crate) fn passages(&self) -> &Passages {
         &self.passages

@@ -176,6 +176,15 @@ impl<T> Queue<T> {
         }
     }
 
+    /// A node for a request that can do without one; it is owed a
+    /// [`Queue::release`] too.
+    pub(crate) fn try_enter(&mut self, avoid: NodeSet, now: Instant) -> Option<usize> {
+        match self.choose(avoid, now) {
+            Choice::Node(node) => Some(self.take(node)),
+            Choice::AllBusy | Choice::Nobody => None,
+        }
+    }
+
     /// A request gives up waiting. Nothing, if it was served just now.
     pub(crate) fn leave(&mut self, number: u64) {
         if let Ok(place) = self.waiting.binary_search_by_key(&number, |it| it.number) {

@@ -12,6 +12,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 
 use super::cache::{Key, Rule};
+use super::hedge::Hedge;
 use super::rate::Rate;
 use crate::config::{self, Replay};
 
@@ -31,6 +32,8 @@ pub(crate) struct Route {
     pub(crate) timeout: Duration,
     /// When a failed request may be sent to another node.
     pub(crate) replay: Replay,
+    /// When a second node is asked; none if it never is.
+    pub(crate) hedge: Option<Hedge>,
     /// How its answers are kept; none if they are not.
     pub(crate) cache: Option<Rule>,
     /// How many requests it takes; none for any number.
@@ -95,6 +98,7 @@ impl Routes {
             name: OTHER.to_owned(),
             timeout,
             replay: Replay::default(),
+            hedge: None,
             cache: None,
             rate: None,
             upgrade: Vec::new(),
@@ -183,10 +187,15 @@ impl Route {
             let problem = "only a GET can ask for it; add GET to methods or leave upgrade out";
             return Err(wrong("upgrade", problem.to_owned()));
         }
+        if route.hedge && route.replay == Replay::Never {
+            let problem = "it sends a request twice, and replay is never; leave one of them out";
+            return Err(wrong("hedge", problem.to_owned()));
+        }
         Ok(Route {
             name: name.to_owned(),
             timeout,
             replay: route.replay,
+            hedge: route.hedge.then(Hedge::new),
             cache,
             rate: Rate::new(route.rate, route.burst),
             upgrade: upgrade(&route.upgrade).map_err(|problem| wrong("upgrade", problem))?,

@@ -194,6 +194,8 @@ section! {
         timeout: Option<Duration> = null, Kind::Time, reload, Pgweir;
         /// When a failed request may be sent to another node: `proven` is when it never reached the first one, or its method is safe.
         replay: Replay = "proven", Kind::Word(Replay::WORDS), reload, Pgweir;
+        /// A GET, HEAD or OPTIONS whose answer takes longer than nineteen in twenty on this route is asked of a second node too, if one is free, and the first answer counts. At most one request in twenty is.
+        hedge: bool = "0", Kind::Bool, reload, Pgweir;
         /// Protocols that a connection of HTTP/1.1 may go on in when client and node agree, as `websocket`: a GET without a body then becomes a tunnel. Empty: none, and nodes do not hear of it.
         upgrade: Vec<String> = "", Kind::Words, reload, Pgweir;
         /// Requests a second on this route, of all clients together; more get 429. 0 is any number.

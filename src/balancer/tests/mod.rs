@@ -6,6 +6,7 @@ mod client;
 mod failover;
 mod front;
 mod handover;
+mod hedging;
 mod limits;
 mod messages;
 mod modes;
