@@ -45,6 +45,9 @@ pub(crate) struct Entry {
     /// keeps nothing.
     pub(crate) cache: Option<(Lookup, Duration)>,
     pub(crate) request_id: HeaderValue,
+    /// The `traceparent` it came with; none if it has one of our own, which is
+    /// named after its id.
+    pub(crate) trace: Option<HeaderValue>,
     /// What went wrong, in one word.
     pub(crate) error: Option<&'static str>,
 }
@@ -242,6 +245,16 @@ fn put_line(lines: &mut Vec<u8>, entry: &Entry, names: &Names, second: &mut Seco
     }
     line.raw(",\"request_id\":");
     line.text(entry.request_id.to_str().unwrap_or_default());
+    // `00-`, and 32 digits.
+    let trace = entry
+        .trace
+        .as_ref()
+        .and_then(|it| it.to_str().ok()?.get(3..35));
+    if let Some(trace) = trace {
+        line.raw(",\"trace_id\":\"");
+        line.raw(trace);
+        line.raw("\"");
+    }
     if let Some(error) = entry.error {
         line.raw(",\"error\":\"");
         line.raw(error);
@@ -381,6 +394,7 @@ mod tests {
             duration: Duration::from_micros(12_345),
             cache: None,
             request_id: HeaderValue::from_static("id-1"),
+            trace: None,
             error: None,
         }
     }
@@ -398,6 +412,19 @@ mod tests {
             "\n"
         );
         assert_eq!(String::from_utf8_lossy(&line), expected);
+    }
+
+    #[test]
+    fn a_line_names_the_trace_a_request_came_with() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let entry = Entry {
+            trace: Some(HeaderValue::from_static(trace)),
+            ..entry()
+        };
+        let mut line = Vec::new();
+        put_line(&mut line, &entry, &names(), &mut Second::default());
+        let read: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(read["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
     }
 
     proptest! {

@@ -72,6 +72,7 @@ impl Exchange {
                 duration: Duration::ZERO,
                 cache: None,
                 request_id: request_id.unwrap_or_else(|| core.ids.make(time)),
+                trace: None,
                 error: None,
             },
             core: Arc::clone(core),
@@ -112,6 +113,11 @@ impl Exchange {
     /// Its route is known.
     pub(crate) fn on_route(&mut self, route: RouteId) {
         self.entry.trail.route = route;
+    }
+
+    /// It came with this trace.
+    pub(crate) fn traced(&mut self, trace: Option<HeaderValue>) {
+        self.entry.trace = trace;
     }
 
     /// What the cache did for it, and the age of what it gave.

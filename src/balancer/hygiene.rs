@@ -77,13 +77,14 @@ pub(crate) struct Origin {
 }
 
 /// Makes a client's request head fit for a node. One that has no Host gets
-/// the node's, once there is a node.
+/// the node's, once there is a node. Gives back the trace it came with, if it
+/// is one.
 pub(crate) fn clean_request(
     headers: &mut HeaderMap,
     accepted: &Accepted,
     origin: Origin,
     id: HeaderValue,
-) {
+) -> Option<HeaderValue> {
     let said = match origin.is_trusted {
         true => Said::of(headers),
         false => Said::default(),
@@ -112,22 +113,26 @@ pub(crate) fn clean_request(
     if origin.tells_forwarded {
         said.tell_forwarded(headers, origin.client, scheme, host);
     }
-    set_trace(headers, &id);
+    let trace = set_trace(headers, &id);
     headers.insert(X_REQUEST_ID, id);
     headers.append(VIA, via(origin.version));
+    trace
 }
 
-/// A trace that is none is replaced, and its notes dropped with it.
-fn set_trace(headers: &mut HeaderMap, id: &HeaderValue) {
+/// A trace that is none is replaced, and its notes dropped with it. Gives back
+/// one that stays.
+fn set_trace(headers: &mut HeaderMap, id: &HeaderValue) -> Option<HeaderValue> {
     let given = headers.get(TRACEPARENT);
     let trace = request_id::trace(given, id);
-    if given != trace.as_ref() || headers.get_all(TRACEPARENT).iter().count() > 1 {
-        headers.remove(TRACESTATE);
-        headers.remove(TRACEPARENT);
-        if let Some(trace) = trace {
-            headers.insert(TRACEPARENT, trace);
-        }
+    if given == trace.as_ref() && headers.get_all(TRACEPARENT).iter().count() <= 1 {
+        return trace;
     }
+    headers.remove(TRACESTATE);
+    headers.remove(TRACEPARENT);
+    if let Some(trace) = trace {
+        headers.insert(TRACEPARENT, trace);
+    }
+    None
 }
 
 /// Makes a node's answer fit for a client. `version` is the node's.

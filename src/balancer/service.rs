@@ -142,7 +142,8 @@ async fn ask(
         is_trusted: client.is_trusted(),
         tells_forwarded: core.settings.forwarded,
     };
-    hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
+    let trace = hygiene::clean_request(&mut head.headers, &accepted, origin, exchange.id());
+    exchange.traced(trace);
     let replay = match &upgrade {
         None => route.replay,
         Some(protocol) => {

@@ -139,7 +139,8 @@ async fn the_log_has_a_line_for_every_request() {
     client.get("/api/movie/17?x").await;
     client
         .write(
-            "POST /else HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\nContent-Length: 3\r\n\r\nabc",
+            "POST /else HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n\
+             traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nContent-Length: 3\r\n\r\nabc",
         )
         .await;
     client.answer().await;
@@ -171,6 +172,8 @@ async fn the_log_has_a_line_for_every_request() {
         (&post["route"], &post["bytes_in"], &post["request_id"]),
         (&"other".into(), &3.into(), &"mine".into())
     );
+    assert_eq!(post["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(get["trace_id"], serde_json::Value::Null);
     assert_eq!(
         (&trace["status"], &trace["error"], &trace["node"]),
         (&405.into(), &"trace".into(), &serde_json::Value::Null)
