@@ -195,6 +195,12 @@ fn is_look_alike(name: &str) -> bool {
     name.contains('_') && Field::of(&name.replace('_', "-")) != Field::Other
 }
 
+/// Whether a node gets this field as the client has it.
+pub(crate) fn is_passed_on(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    Field::of(name) == Field::Other && !is_look_alike(name)
+}
+
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 pgweir",

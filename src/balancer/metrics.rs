@@ -70,8 +70,12 @@ pub(crate) enum Shed {
 pub(crate) enum Fill {
     /// It is kept.
     Stored,
+    /// What is kept still holds.
+    Renewed,
     /// It went to those who waited for it, and is not kept.
     Shared,
+    /// It varies with more than it was asked for with.
+    Varies,
     /// It may be given to nobody who did not ask for it.
     Private,
     /// There was none.
@@ -80,7 +84,7 @@ pub(crate) enum Fill {
 
 impl Fill {
     /// The metric labels, in order.
-    const LABELS: [&str; 4] = ["stored", "shared", "private", "failed"];
+    const LABELS: [&str; 6] = ["stored", "renewed", "shared", "varies", "private", "failed"];
 }
 
 /// Who cut an answer short.

@@ -124,7 +124,8 @@ async fn ask(
         if cache::is_for(&head)
             && upgrade.is_none()
             && upload.is_empty()
-            && let Some(served) = cache::ask(core, rule, &accepted.target, deadline).await?
+            && let Some(served) =
+                cache::ask(core, rule, &accepted.target, &head.headers, deadline).await?
         {
             let is_known = served.is_known(&head.headers);
             return Ok(Reply::Kept(served, is_known));

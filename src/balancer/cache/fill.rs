@@ -5,17 +5,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::Method;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{
+    AGE, CONTENT_LENGTH, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING,
+};
+use hyper::{Method, StatusCode, Version};
 
-use super::rule::{Grace, Key, Rule, Verdict};
+use super::key::{Key, Varies};
+use super::rule::{self, Grace, Rule, Verdict};
 use super::store::{Landed, Stored};
 use crate::balancer::attempt::{Answered, NodeRequest};
 use crate::balancer::connection::NodeConnection;
 use crate::balancer::core::Core;
 use crate::balancer::failure::Failure;
 use crate::balancer::metrics::Fill;
+use crate::balancer::nodes::Permit;
 use crate::balancer::queue::NodeSet;
 use crate::balancer::retry::Progress;
 use crate::balancer::route::RouteId;
@@ -27,21 +32,31 @@ use crate::config::Replay;
 /// Largest body that is kept, in bytes.
 const BODY_MAX: usize = 1024 * 1024;
 
+/// Not in what hyper names.
+const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
+
 /// A fetch that has begun. However it ends, those who wait for it are told.
 struct Flight {
     core: Arc<Core>,
     key: Key,
     landed: bool,
+    /// What is kept already, if a node may say that it still holds.
+    known: Option<Arc<Stored>>,
     /// The node that was asked last.
     node: Option<usize>,
 }
 
 /// What a fetch brought.
 enum Fetched {
-    /// An answer that may be kept; its age, its life, and what comes after.
-    Keep(Stored, (Duration, Duration, Grace)),
+    /// An answer that may be kept; its age, its life, and what comes after;
+    /// and how it came.
+    Keep(Stored, (Duration, Duration, Grace), Fill),
     /// One for those who wait.
     Share(Stored),
+    /// One that depends on what a request has in these fields.
+    Varies(Vec<HeaderName>),
+    /// Another answer still holds than the one that is known.
+    Unknown,
     /// One that nobody gets.
     Private,
 }
@@ -52,6 +67,7 @@ pub(super) fn begin(core: &Arc<Core>, key: Key, within: Duration) {
         core: Arc::clone(core),
         key,
         landed: false,
+        known: None,
         node: None,
     };
     tokio::spawn(async move {
@@ -74,7 +90,12 @@ impl Flight {
         if let Some(node) = core.cache.store().avoided(&self.key) {
             last_choice.insert(node);
         }
+        self.known = known(&core, rule, &self.key);
         let mut fetched = self.ask(rule, route, last_choice, deadline).await;
+        if let Ok(Fetched::Unknown) = fetched {
+            self.known = None;
+            fetched = self.ask(rule, route, last_choice, deadline).await;
+        }
         let is_bad = match &fetched {
             Ok(Fetched::Share(stored)) => stored.status.is_server_error(),
             Ok(_) => false,
@@ -100,7 +121,7 @@ impl Flight {
         let request = NodeRequest {
             method: Method::GET,
             target: self.key.target().clone(),
-            headers: headers(&self.core),
+            headers: self.headers(),
             replay: Replay::Proven,
             last_choice,
             deadline,
@@ -110,7 +131,50 @@ impl Flight {
         let body = Upload::Whole(Bytes::new());
         let answered = journey::answer(&self.core, &mut trail, request, body).await;
         self.node = trail.last_node();
-        self.read(rule, answered?, deadline).await
+        let answered = answered?;
+        match &self.known {
+            Some(known) if answered.response.status() == StatusCode::NOT_MODIFIED => {
+                Ok(self.renew(rule, known, answered).await)
+            }
+            _ => self.read(rule, answered, deadline).await,
+        }
+    }
+
+    /// What is asked with: that it is the balancer, what the answer varies
+    /// with, and what is known of it; nothing else of any client.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.key.selecting() {
+            headers.insert(name.clone(), value.clone());
+        }
+        if let Some(known) = &self.known {
+            let conditions = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
+            for (of, condition) in conditions {
+                if let Some(value) = known.headers.get(of) {
+                    headers.insert(condition, value.clone());
+                }
+            }
+        }
+        let id = self.core.ids.make(SystemTime::now());
+        headers.insert(hygiene::X_REQUEST_ID, id);
+        headers
+    }
+
+    /// What is known still holds, by a node's word.
+    async fn renew(&self, rule: Rule, known: &Stored, answered: Answered) -> Fetched {
+        let (mut head, _nothing) = answered.response.into_parts();
+        rest(answered.connection, &answered.permit).await;
+        clean(&mut head.headers, head.status, head.version);
+        let is_same = |it: &Stored| Varies::of(&self.key, &it.headers) == Varies::Not;
+        let Some(stored) = renewed(known, &head.headers).filter(is_same) else {
+            return Fetched::Unknown;
+        };
+        match rule.judge(stored.status, &stored.headers, SystemTime::now()) {
+            Verdict::Keep { age, life, grace } => {
+                Fetched::Keep(stored, (age, life, grace), Fill::Renewed)
+            }
+            _ => Fetched::Private,
+        }
     }
 
     /// Reads an answer to its end, if anybody may have it.
@@ -135,6 +199,13 @@ impl Flight {
         if verdict == Verdict::Private || !is_delimited {
             return Ok(Fetched::Private);
         }
+        match (Varies::of(&self.key, &head.headers), verdict) {
+            (Varies::Not, _) => {}
+            // It is only looked at.
+            (_, Verdict::Share) if rule.may_select() => {}
+            (Varies::With(names), _) if rule.may_select() => return Ok(Fetched::Varies(names)),
+            _ => return Ok(Fetched::Private),
+        }
         let reading = collect(&mut connection, incoming, self.core.body_timeout);
         let body = match tokio::time::timeout_at(deadline.into(), reading).await {
             Err(_elapsed) => return Err(Failure::Deadline(Progress::Ambiguous)),
@@ -142,20 +213,21 @@ impl Flight {
             Ok(Ok(None)) => return Ok(Fetched::Private),
             Ok(Ok(Some(body))) => body,
         };
-        std::future::poll_fn(|cx| std::task::Poll::Ready(connection.rest(cx)))
-            .await
-            .then(|| permit.get().keep(connection));
+        rest(connection, &permit).await;
         let mut headers = head.headers;
-        let id = HeaderValue::from_static("");
-        hygiene::clean_response(&mut headers, head.status, head.version, id);
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        clean(&mut headers, head.status, head.version);
+        if head.status != StatusCode::NO_CONTENT {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         let stored = Stored {
             status: head.status,
             headers,
             body,
         };
         Ok(match verdict {
-            Verdict::Keep { age, life, grace } => Fetched::Keep(stored, (age, life, grace)),
+            Verdict::Keep { age, life, grace } => {
+                Fetched::Keep(stored, (age, life, grace), Fill::Stored)
+            }
             _ => Fetched::Share(stored),
         })
     }
@@ -169,9 +241,13 @@ impl Flight {
         let now = Instant::now();
         let (mut store, key) = (self.core.cache.store(), &self.key);
         let fill = match fetched {
-            Ok(Fetched::Keep(stored, lives)) if store.fits(stored.size()) => {
+            Ok(Fetched::Keep(stored, lives, fill)) if store.fits(stored.size()) => {
                 store.keep(key, &Arc::new(stored), sent, lives, now);
-                Fill::Stored
+                fill
+            }
+            Ok(Fetched::Varies(names)) => {
+                store.varies(key, names, now);
+                Fill::Varies
             }
             Ok(Fetched::Share(stored)) => {
                 let landed = Landed::Answer {
@@ -183,7 +259,7 @@ impl Flight {
                 store.end(key, landed, self.node, now);
                 Fill::Shared
             }
-            Ok(Fetched::Keep(..) | Fetched::Private) => {
+            Ok(Fetched::Keep(..) | Fetched::Private | Fetched::Unknown) => {
                 store.end(key, Landed::Private, None, now);
                 Fill::Private
             }
@@ -206,12 +282,59 @@ impl Drop for Flight {
     }
 }
 
-/// What is asked with: that it is the balancer, and nothing of any client.
-fn headers(core: &Core) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let id = core.ids.make(SystemTime::now());
-    headers.insert(hygiene::X_REQUEST_ID, id);
-    headers
+/// What is kept of this, if nodes may be asked whether it still holds.
+fn known(core: &Core, rule: Rule, key: &Key) -> Option<Arc<Stored>> {
+    let stored = rule.may_revalidate().then(|| core.cache.store().value(key));
+    stored.flatten().filter(|it| rule::is_named(&it.headers))
+}
+
+/// What is known with the fields of an answer that says that it still holds
+/// (RFC 9111, 3.2 and 4.3.4). None if that is about another one.
+fn renewed(known: &Stored, fresh: &HeaderMap) -> Option<Stored> {
+    let weak = |it: &HeaderValue| {
+        let tag = it.as_bytes();
+        tag.strip_prefix(b"W/").unwrap_or(tag).to_owned()
+    };
+    let tag = fresh.get(ETAG).map(weak);
+    if tag.is_some() && tag != known.headers.get(ETAG).map(weak) {
+        return None;
+    }
+    let mut headers = known.headers.clone();
+    // They were about the answer that is renewed.
+    headers.remove(AGE);
+    headers.remove(DATE);
+    for name in fresh.keys().filter(|it| **it != CONTENT_LENGTH) {
+        headers.remove(name);
+        for value in fresh.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    Some(Stored {
+        status: known.status,
+        headers,
+        body: known.body.clone(),
+    })
+}
+
+/// Keeps a connection, if its answer has ended.
+async fn rest(mut connection: NodeConnection, permit: &Permit) {
+    std::future::poll_fn(|cx| std::task::Poll::Ready(connection.rest(cx)))
+        .await
+        .then(|| permit.get().keep(connection));
+}
+
+/// Makes the head of an answer fit to be kept: what a proxy says of itself is
+/// not (RFC 9111, 3.1).
+fn clean(headers: &mut HeaderMap, status: StatusCode, version: Version) {
+    let id = HeaderValue::from_static("");
+    hygiene::clean_response(headers, status, version, id);
+    for name in [
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHENTICATION_INFO,
+        PROXY_AUTHORIZATION,
+    ] {
+        headers.remove(name);
+    }
 }
 
 /// A body to its end; none if it is too large.

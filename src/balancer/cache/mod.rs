@@ -2,16 +2,21 @@
 //! before they are too old, so that nobody waits for them and nobody gets one
 //! older than its route allows.
 //!
-//! `rule` says what may be kept, `slot` when each answer is served and
-//! fetched, `store` holds them within their bounds; all three are pure. Here
+//! `rule` says what may be kept, from what an answer says (`control`),
+//! `key` what it is found by, `slot` when each answer is served and
+//! fetched, `store` holds them within their bounds; all of these are pure. Here
 //! is what waits and asks nodes: a request that needs an answer joins whoever
 //! fetches it, and `fill` fetches it in a task of its own, which no client's
 //! departure ends.
 //!
 //! What is asked of a node for the cache is the target alone, without any
-//! header of any client: an answer cannot depend on who asked first.
+//! header of any client: an answer cannot depend on who asked first. An answer
+//! that says with which fields it varies is asked for once more with these,
+//! and found by what is in them.
 
+mod control;
 mod fill;
+mod key;
 mod rule;
 mod slot;
 mod store;
@@ -20,14 +25,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::header::{
-    AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RANGE,
+    AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
+    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RANGE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Uri};
 use tokio::sync::{Notify, watch};
 
-pub(crate) use self::rule::{Key, Rule};
+pub(crate) use self::key::Key;
+pub(crate) use self::rule::Rule;
 pub(crate) use self::slot::Left;
 use self::store::{Landed, Store, Ticket};
 pub(crate) use self::store::{Remembered, Stored};
@@ -78,6 +84,10 @@ pub(crate) struct Served {
     pub(crate) lookup: Lookup,
 }
 
+/// How often a request looks for its answer: for the target, then twice for
+/// what it learns that answers vary with.
+const SELECTIONS_MAX: usize = 5;
+
 /// How the cache handled a request (RFC 9211).
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -89,8 +99,12 @@ impl Served {
     pub(crate) fn headers(&self, id: HeaderValue) -> HeaderMap {
         let mut headers = self.stored.headers.clone();
         headers.insert(X_REQUEST_ID, id);
-        // Never taken for younger than it is.
-        let age = self.age.as_millis().div_ceil(1000) as u64;
+        let age = match self.lookup {
+            // Never taken for younger than it is.
+            Lookup::Hit => self.age.as_millis().div_ceil(1000) as u64,
+            // As old as its node says, and what it took to come.
+            _ => self.age.as_secs(),
+        };
         headers.insert(AGE, HeaderValue::from(age));
         let status = match (self.lookup, self.left) {
             (Lookup::Hit, Some(Left::Stale(over))) => {
@@ -116,12 +130,19 @@ impl Served {
         headers
     }
 
-    /// Whether a request has this answer already, by its `If-None-Match` (RFC
-    /// 9110, 13.1.2).
+    /// Whether a request has this answer already, by its `If-None-Match`, or
+    /// else its `If-Modified-Since` (RFC 9110, 13.1.2 and 13.1.3).
     pub(crate) fn is_known(&self, request: &HeaderMap) -> bool {
         let mut given = request.get_all(IF_NONE_MATCH).iter().peekable();
-        if given.peek().is_none() || self.stored.status != StatusCode::OK {
+        if self.stored.status != StatusCode::OK {
             return false;
+        }
+        if given.peek().is_none() {
+            let own = &self.stored.headers;
+            let modified =
+                || control::date(own, &LAST_MODIFIED).or_else(|| control::date(own, &DATE));
+            let since = control::date(request, &IF_MODIFIED_SINCE);
+            return since.is_some_and(|since| modified().is_some_and(|it| it <= since));
         }
         let weak = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
         let own = self.stored.headers.get(ETAG);
@@ -247,6 +268,20 @@ impl Cache {
     }
 }
 
+/// What a request gets for a ticket.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and a box is an allocation for each hit"
+)]
+enum Taken {
+    /// An answer.
+    Served(Served),
+    /// The answer depends on more than it was asked for with.
+    Varies,
+    /// Nothing: it asks a node itself.
+    Nothing,
+}
+
 /// The answer for a request that has this long; none if the request has to ask
 /// a node itself.
 ///
@@ -256,17 +291,44 @@ pub(crate) async fn ask(
     core: &Arc<Core>,
     rule: Rule,
     target: &Uri,
+    headers: &HeaderMap,
     deadline: Instant,
 ) -> Result<Option<Served>, Failure> {
-    let key = rule.key(target);
-    let ticket = core.cache.store().ask(rule, &key, Instant::now());
+    let mut key = rule.key(target);
+    for _ in 0..SELECTIONS_MAX {
+        let ticket = core.cache.store().ask(rule, &key, Instant::now());
+        if let Ticket::Select(names) = ticket {
+            match key.select(&names, headers) {
+                Some(selected) => key = selected,
+                None => return Ok(None),
+            }
+            continue;
+        }
+        match take(core, rule, &key, ticket, deadline).await? {
+            Taken::Served(served) => return Ok(Some(served)),
+            Taken::Varies => key = key.bare(),
+            Taken::Nothing => return Ok(None),
+        }
+    }
+    // It varies with something else each time.
+    Ok(None)
+}
+
+/// What a request gets for a ticket.
+async fn take(
+    core: &Arc<Core>,
+    rule: Rule,
+    key: &Key,
+    ticket: Ticket,
+    deadline: Instant,
+) -> Result<Taken, Failure> {
     let (mut landing, lookup) = match ticket {
-        Ticket::Pass => return Ok(None),
+        Ticket::Pass | Ticket::Select(_) => return Ok(Taken::Nothing),
         Ticket::Serve(stored, age, left, soon) => {
             if soon {
                 core.cache.soon.notify_one();
             }
-            return Ok(Some(Served {
+            return Ok(Taken::Served(Served {
                 stored,
                 age,
                 left: Some(left),
@@ -290,10 +352,10 @@ pub(crate) async fn ask(
             life.is_none() && stored.status.is_server_error()
         }
         Some(Landed::Failed(_)) => true,
-        Some(Landed::Private) | None => false,
+        Some(Landed::Varies | Landed::Private) | None => false,
     };
-    if is_bad && let Some((stored, age, left)) = core.cache.store().in_need(&key, Instant::now()) {
-        return Ok(Some(Served {
+    if is_bad && let Some((stored, age, left)) = core.cache.store().in_need(key, Instant::now()) {
+        return Ok(Taken::Served(Served {
             stored,
             age,
             left: Some(left),
@@ -301,6 +363,8 @@ pub(crate) async fn ask(
         }));
     }
     match landed {
+        // What is not kept may be about what a client has to show.
+        Some(Landed::Answer { life: None, .. }) if rule.as_they_say => Ok(Taken::Nothing),
         Some(Landed::Answer {
             stored,
             sent,
@@ -312,7 +376,7 @@ pub(crate) async fn ask(
             if age >= rule.servable_age(rule.max_age) {
                 return Err(Failure::Deadline(Progress::Ambiguous));
             }
-            Ok(Some(Served {
+            Ok(Taken::Served(Served {
                 stored,
                 age,
                 left: life.map(|life| Left::Fresh(rule.servable_age(life).saturating_sub(age))),
@@ -320,7 +384,8 @@ pub(crate) async fn ask(
             }))
         }
         Some(Landed::Failed(failure)) => Err(failure),
-        Some(Landed::Private) | None => Ok(None),
+        Some(Landed::Varies) => Ok(Taken::Varies),
+        Some(Landed::Private) | None => Ok(Taken::Nothing),
     }
 }
 

@@ -2,26 +2,22 @@
 
 use std::time::{Duration, SystemTime};
 
-use hyper::header::{AGE, CACHE_CONTROL, DATE, EXPIRES, HeaderMap, HeaderName, SET_COOKIE, VARY};
+use hyper::header::{DATE, ETAG, HeaderMap, LAST_MODIFIED, SET_COOKIE};
 use hyper::{StatusCode, Uri};
 
+use super::control::{Control, age, date, expires};
+use super::key::Key;
 use crate::config;
-
-/// Statuses of answers that are kept if they say so.
-static KEPT: [StatusCode; 6] = [
-    StatusCode::OK,
-    StatusCode::NON_AUTHORITATIVE_INFORMATION,
-    StatusCode::MOVED_PERMANENTLY,
-    StatusCode::PERMANENT_REDIRECT,
-    StatusCode::NOT_FOUND,
-    StatusCode::GONE,
-];
 
 /// What is left at the end of an answer's life for its way to a slow client.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// Longest life of answers that say it themselves.
 const LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long an answer with a tag or a date stays after its life, so that a
+/// node need not send it again if it still holds.
+const HELD: Duration = Duration::from_secs(60 * 60);
 
 /// How long an answer may be served after its life (RFC 5861).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +26,9 @@ pub(super) struct Grace {
     pub(super) meanwhile: Duration,
     /// While fetching it fails (`stale-if-error`).
     pub(super) in_need: Duration,
+    /// For so long it stays, and is served again only once a node has said
+    /// that it still holds.
+    pub(super) held: Duration,
 }
 
 /// What a route with `cache` or `cache_control` says about its answers.
@@ -43,13 +42,6 @@ pub(crate) struct Rule {
     pub(super) is_warm: bool,
     /// Time for the origin to answer.
     pub(super) timeout: Duration,
-}
-
-/// What a kept answer is found by. Nothing but a [`Rule`] makes one: a route
-/// without the setting cannot reach the store.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    target: Uri,
 }
 
 /// What may be done with an answer.
@@ -88,9 +80,19 @@ impl Rule {
 
     /// What the answer to this target is found by.
     pub(crate) fn key(&self, target: &Uri) -> Key {
-        Key {
-            target: target.clone(),
-        }
+        Key::of(target)
+    }
+
+    /// Whether a target may have several answers, for what requests have in the
+    /// fields that they vary with.
+    pub(super) fn may_select(&self) -> bool {
+        self.as_they_say
+    }
+
+    /// Whether an answer whose life has ended may live on because a node says
+    /// that it still holds. Not where the route says how old it may be.
+    pub(super) fn may_revalidate(&self) -> bool {
+        self.as_they_say && self.max_age == LIFE_MAX
     }
 
     /// No answer is served that is older than this.
@@ -129,19 +131,17 @@ impl Rule {
         now: SystemTime,
     ) -> Verdict {
         let control = Control::read(headers);
-        if headers.contains_key(SET_COOKIE) || control.is_private || varies(headers) {
+        if headers.contains_key(SET_COOKIE) || control.is_private {
             return Verdict::Private;
         }
-        let is_kept = match self.as_they_say {
-            true => KEPT.contains(&status),
-            false => status == StatusCode::OK,
-        };
-        if !is_kept {
-            return Verdict::Share;
+        match self.as_they_say {
+            true if is_kept(status) => {}
+            // It was asked for without what a client has to show.
+            true if !status.is_server_error() => return Verdict::Private,
+            false if status == StatusCode::OK => {}
+            _ => return Verdict::Share,
         }
-        // Without digits it is no age; more digits than fit are a great age.
-        let said = headers.get(AGE).map(|it| seconds(it.as_bytes()));
-        let mut age = said.flatten().unwrap_or_default();
+        let mut age = age(headers);
         let mut life = control.max_age;
         if self.as_they_say {
             let date = date(headers, &DATE);
@@ -164,112 +164,32 @@ impl Rule {
             grace.meanwhile = control.stale_while_revalidate.min(left);
             grace.in_need = control.stale_if_error.min(left);
         }
+        if self.may_revalidate() && is_named(headers) {
+            grace.held = HELD;
+        }
         Verdict::Keep { age, life, grace }
     }
 }
 
-impl Key {
-    /// What is asked of a node.
-    pub(super) fn target(&self) -> &Uri {
-        &self.target
-    }
-
-    /// Its bytes in memory, roughly.
-    pub(super) fn size(&self) -> usize {
-        self.target
-            .path_and_query()
-            .map_or(0, |it| it.as_str().len())
+/// Whether an answer of this status may be kept if it says for how long (RFC
+/// 9111, 3). Not a part of one; not what is about who asks, or about the
+/// moment; and not what a sick node says.
+fn is_kept(status: StatusCode) -> bool {
+    match status.as_u16() {
+        206 | 304 | 401 | 403 | 407 | 408 | 421 | 425 | 429 => false,
+        other => (200..500).contains(&other),
     }
 }
 
-/// Requests for the cache carry no header of a client's, so what an answer
-/// varies with is not there; only an encoding is never asked for anyway.
-fn varies(headers: &HeaderMap) -> bool {
-    let names = words(headers, &VARY);
-    names
-        .into_iter()
-        .any(|it| !it.eq_ignore_ascii_case("accept-encoding"))
-}
-
-/// What `Cache-Control` of an answer says to a shared cache.
-#[derive(Default)]
-struct Control {
-    is_private: bool,
-    /// `s-maxage`, else `max-age`.
-    max_age: Option<Duration>,
-    /// It is not served after its life. `s-maxage` says that too.
-    must_revalidate: bool,
-    stale_while_revalidate: Duration,
-    stale_if_error: Duration,
-}
-
-impl Control {
-    fn read(headers: &HeaderMap) -> Control {
-        let (mut shared, mut all) = (None, None);
-        let mut control = Control::default();
-        for word in words(headers, &CACHE_CONTROL) {
-            let (name, value) = word.split_once('=').unwrap_or((word, ""));
-            // What is no number is stale at once (RFC 9111, 4.2.1).
-            let age = seconds(value.trim_matches('"').as_bytes()).unwrap_or_default();
-            match name.trim().to_ascii_lowercase().as_str() {
-                "no-store" | "no-cache" | "private" => control.is_private = true,
-                "s-maxage" => shared = least(shared, age),
-                "max-age" => all = least(all, age),
-                "must-revalidate" | "proxy-revalidate" => control.must_revalidate = true,
-                "stale-while-revalidate" => control.stale_while_revalidate = age,
-                "stale-if-error" => control.stale_if_error = age,
-                _ => {}
-            }
-        }
-        control.must_revalidate |= shared.is_some();
-        control.max_age = shared.or(all);
-        control
-    }
-}
-
-/// The life that `Expires` gives an answer of this date; a date that is none
-/// is over (RFC 9111, 5.3).
-fn expires(headers: &HeaderMap, date: SystemTime) -> Option<Duration> {
-    headers.get(EXPIRES)?;
-    let end = self::date(headers, &EXPIRES);
-    let life = end.and_then(|it| it.duration_since(date).ok());
-    Some(life.unwrap_or_default())
-}
-
-fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
-    let mut dates = headers.get_all(name).iter();
-    let (Some(date), None) = (dates.next(), dates.next()) else {
-        return None;
-    };
-    httpdate::parse_http_date(date.to_str().ok()?).ok()
-}
-
-fn least(before: Option<Duration>, age: Duration) -> Option<Duration> {
-    Some(before.map_or(age, |before| before.min(age)))
-}
-
-fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
-    let values = headers.get_all(name).iter();
-    let texts = values.map(|it| it.to_str().unwrap_or("*"));
-    let words = texts.flat_map(|it| it.split(','));
-    words.map(str::trim).filter(|it| !it.is_empty()).collect()
-}
-
-fn seconds(text: &[u8]) -> Option<Duration> {
-    let text = text.trim_ascii();
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = std::str::from_utf8(text).ok()?.parse::<u64>();
-    Some(Duration::from_secs(
-        number.unwrap_or(u64::MAX).min(config::MAX_SECONDS),
-    ))
+/// Whether a node can be asked whether it still holds.
+pub(super) fn is_named(headers: &HeaderMap) -> bool {
+    headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
+    use hyper::header::{HeaderName, HeaderValue};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -312,6 +232,7 @@ pub(super) mod tests {
             grace: Grace {
                 meanwhile: Duration::from_secs(meanwhile),
                 in_need: Duration::from_secs(in_need),
+                held: Duration::ZERO,
             },
         }
     }
@@ -380,9 +301,39 @@ pub(super) mod tests {
             assert_eq!(judge_by(spoken, 200, rows), Verdict::Private, "{rows:?}");
         }
         let rows = [("cache-control", "max-age=100")];
-        for status in [206, 302, 500] {
+        for status in [203, 204, 299, 302, 307, 400] {
+            assert_eq!(judge_by(spoken, status, &rows), keep(0, 100), "{status}");
+        }
+        for status in [206, 304, 401, 403, 429] {
+            let verdict = judge_by(spoken, status, &rows);
+            assert_eq!(verdict, Verdict::Private, "{status}");
+        }
+        for status in [500, 503] {
             assert_eq!(judge_by(spoken, status, &rows), Verdict::Share, "{status}");
         }
+    }
+
+    #[test]
+    fn an_answer_with_a_tag_or_a_date_stays_to_be_asked_about_unless_its_age_is_bounded() {
+        let spoken = |max_age| Rule {
+            max_age,
+            as_they_say: true,
+            ..rule(0)
+        };
+        let held = |rule, row| {
+            let rows = [("cache-control", "max-age=100, must-revalidate"), row];
+            match judge_by(rule, 200, &rows) {
+                Verdict::Keep { grace, .. } => grace.held,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (free, bounded) = (spoken(LIFE_MAX), spoken(1000 * SECOND));
+        let tag = ("etag", "\"a\"");
+        assert_eq!(held(free, tag), HELD);
+        assert_eq!(held(free, ("last-modified", "x")), HELD);
+        assert_eq!(held(free, ("x-other", "a")), Duration::ZERO);
+        assert_eq!(held(bounded, tag), Duration::ZERO);
+        assert_eq!(held(rule(1000), tag), Duration::ZERO);
     }
 
     #[test]
@@ -404,7 +355,14 @@ pub(super) mod tests {
             ),
             (&[("age", "12")], keep(12, 60)),
             (&[("age", "x")], keep(0, 60)),
-            (&[("vary", "Accept-Encoding")], keep(0, 60)),
+            (&[("age", "12, 30")], keep(12, 60)),
+            (&[("age", "12"), ("age", "30")], keep(12, 60)),
+            (&[("age", "x, 30")], keep(0, 60)),
+            (
+                &[("cache-control", "a=\"x, max-age=1\", max-age=30")],
+                keep(0, 30),
+            ),
+            (&[("cache-control", "a=\"\\\", max-age=1\"")], keep(0, 60)),
         ] {
             assert_eq!(judge(200, rows), expected, "{rows:?}");
         }
@@ -420,8 +378,9 @@ pub(super) mod tests {
             ("cache-control", "no-cache"),
             ("cache-control", "max-age=x"),
             ("cache-control", "max-age=0"),
-            ("vary", "*"),
-            ("vary", "Accept-Encoding, Cookie"),
+            // Whose quote does not end, or holds it.
+            ("cache-control", "a=\"x, no-store"),
+            ("cache-control", "a=\"x, private\""),
             ("age", "60"),
             ("age", "99999999999999999999999"),
         ] {

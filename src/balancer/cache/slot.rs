@@ -229,7 +229,11 @@ impl<T: Clone> Slot<T> {
         let gone = self.kept.as_ref().map(|it| it.gone(&self.rule));
         let due = match (&self.kept, gone) {
             (Some(_), Some(gone)) if !self.rule.is_warm && now >= gone => return Next::Forget,
-            (Some(_), Some(gone)) if !self.rule.is_warm && !self.wanted => return Next::At(gone),
+            (Some(kept), Some(gone))
+                if !self.rule.is_warm && (!self.wanted || now >= kept.useless(&self.rule)) =>
+            {
+                return Next::At(gone);
+            }
             (Some(kept), _) => kept.sent + self.refresh_after(kept),
             (None, _) if self.rule.is_warm => now,
             (None, _) => match self.pass_until {
@@ -321,9 +325,14 @@ impl<T> Kept<T> {
         self.age + now.saturating_duration_since(self.sent)
     }
 
-    /// When it may no longer be served in any case.
-    fn gone(&self, rule: &Rule) -> Instant {
+    /// When it may no longer be served in any case, as it is.
+    fn useless(&self, rule: &Rule) -> Instant {
         self.end(rule) + self.grace.meanwhile.max(self.grace.in_need)
+    }
+
+    /// When there is no use in it at all.
+    fn gone(&self, rule: &Rule) -> Instant {
+        self.useless(rule).max(self.end(rule) + self.grace.held)
     }
 
     /// When its life ends.
@@ -345,6 +354,7 @@ mod tests {
         let grace = Grace {
             meanwhile: Duration::ZERO,
             in_need: Duration::ZERO,
+            held: Duration::ZERO,
         };
         (Duration::from_secs(age), Duration::from_secs(life), grace)
     }
@@ -459,6 +469,7 @@ mod tests {
         let grace = Grace {
             meanwhile: Duration::from_secs(meanwhile),
             in_need: Duration::from_secs(in_need),
+            held: Duration::ZERO,
         };
         let mut slot = cold(1000);
         let now = Instant::now();
@@ -496,6 +507,27 @@ mod tests {
         assert_eq!(found, Some((7, 13 * SECOND, stale)));
         assert_eq!(served(&slot.ask(now + 14 * SECOND)), Some(7));
         assert_eq!(slot.in_need(now + 29 * SECOND), None);
+    }
+
+    #[test]
+    fn what_is_held_after_its_life_is_there_to_be_asked_about_and_not_served() {
+        let now = Instant::now();
+        let mut slot = cold(1000);
+        slot.ask(now);
+        let grace = Grace {
+            held: 100 * SECOND,
+            ..Grace::default()
+        };
+        slot.landed(7, now, (Duration::ZERO, 10 * SECOND, grace), now);
+        let end = now + 9 * SECOND;
+        assert_eq!(slot.next(end), Next::At(end + 100 * SECOND));
+        assert!(matches!(slot.ask(end), Asked::Fetch(_)));
+        assert_eq!(slot.value(), Some(&7));
+        slot.failed(end);
+        assert_eq!(slot.in_need(end), None);
+        let soon = end + 5 * SECOND;
+        assert_eq!(slot.next(soon), Next::At(end + 100 * SECOND), "nobody asks");
+        assert_eq!(slot.next(end + 100 * SECOND), Next::Forget);
     }
 
     #[test]

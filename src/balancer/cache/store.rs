@@ -5,16 +5,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{StatusCode, Uri};
 use tokio::sync::watch;
 
-use super::rule::{Grace, Key, Rule};
+use super::key::Key;
+use super::rule::{Grace, Rule};
 use super::slot::{Asked, Left, Next, Slot};
 use crate::balancer::failure::Failure;
 
-/// Targets that are known at once.
+/// Targets that are known at once, and answers to those that have several.
 pub(super) const SLOTS_MAX: usize = 1024;
+
+/// Answers to one target, for requests that differ in what they vary with.
+pub(super) const VARIANTS_MAX: usize = 16;
+
+/// How long it is known what answers to a target vary with, while nobody asks.
+const VARYING: Duration = Duration::from_secs(60 * 60);
 
 /// An answer as it is sent to whoever asks.
 #[derive(Debug)]
@@ -30,9 +37,7 @@ pub(crate) struct Stored {
 impl Stored {
     /// Its bytes in memory, roughly.
     pub(super) fn size(&self) -> usize {
-        let field = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
-            name.as_str().len() + value.len()
-        };
+        let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
         self.body.len() + self.headers.iter().map(field).sum::<usize>()
     }
 }
@@ -54,6 +59,8 @@ pub(super) enum Landed {
         /// How old it may become; none if it is not kept.
         life: Option<Duration>,
     },
+    /// One that depends on what this request has in more fields than its key.
+    Varies,
     /// An answer for whoever asks, each for itself.
     Private,
     /// None.
@@ -79,6 +86,9 @@ struct Tracked {
     asked_at: Instant,
     /// The node whose answer was none, or a bad one.
     avoid: Option<usize>,
+    /// The fields that answers to this target vary with. Its own slot is empty
+    /// then: each answer has a key with what its request had in these fields.
+    varies: Option<Arc<[HeaderName]>>,
     /// Of the fetch that is under way.
     landing: Option<watch::Sender<Option<Landed>>>,
 }
@@ -91,6 +101,8 @@ pub(super) enum Ticket {
     /// What somebody fetches; the request is to fetch it within this time if
     /// it is the one.
     Wait(Waiting, Option<Duration>),
+    /// The request is to ask with what it has in these fields.
+    Select(Arc<[HeaderName]>),
     /// Nothing: it asks a node itself.
     Pass,
 }
@@ -123,6 +135,9 @@ impl Store {
         }
         let tracked = self.slots.get_mut(key).expect("tracked just now");
         tracked.asked_at = now;
+        if let Some(names) = &tracked.varies {
+            return Ticket::Select(Arc::clone(names));
+        }
         match tracked.slot.ask(now) {
             Asked::Serve {
                 value,
@@ -153,8 +168,10 @@ impl Store {
     /// Goes on with these rules; what has none is dropped.
     pub(super) fn set_rules(&mut self, rule: impl Fn(&Uri) -> Option<Rule>) {
         self.slots.retain(|key, tracked| match rule(key.target()) {
+            Some(rule) if key.is_variant() && !rule.may_select() => false,
             Some(rule) => {
                 tracked.slot.set_rule(rule);
+                tracked.varies = tracked.varies.take().filter(|_| rule.may_select());
                 true
             }
             None => false,
@@ -168,7 +185,11 @@ impl Store {
         let (mut fetch, mut again) = (Vec::new(), None::<Instant>);
         let mut freed = 0;
         self.slots.retain(|key, tracked| {
-            match tracked.slot.next(now) {
+            let next = match tracked.varies {
+                Some(_) => tracked.next_if_varying(now),
+                None => tracked.slot.next(now),
+            };
+            match next {
                 Next::Landing => {}
                 Next::At(at) => again = Some(again.map_or(at, |it| it.min(at))),
                 Next::Fetch(within) => {
@@ -228,17 +249,41 @@ impl Store {
         self.slots.get(key)?.slot.in_need(now)
     }
 
-    /// What is kept of this target is not so any more.
-    pub(super) fn invalidate(&mut self, key: &Key) {
+    /// The answer that is kept here, be it too old.
+    pub(super) fn value(&self, key: &Key) -> Option<Arc<Stored>> {
+        self.slots.get(key)?.slot.value().cloned()
+    }
+
+    /// An answer has come that depends on what its request had in these
+    /// fields, or would have had.
+    pub(super) fn varies(&mut self, key: &Key, names: Vec<HeaderName>, now: Instant) {
         if let Some(tracked) = self.slots.get_mut(key) {
+            tracked.slot.invalidate();
+            self.bytes -= std::mem::take(&mut tracked.size);
+            tracked.slot.failed(now);
+            tracked.tell(Landed::Varies);
+        }
+        if let Some(bare) = self.slots.get_mut(&key.bare()) {
+            bare.varies = Some(names.into());
+        }
+    }
+
+    /// What is kept of this target is not so any more, in all its variants.
+    pub(super) fn invalidate(&mut self, key: &Key) {
+        let all = self.slots.iter_mut();
+        for (_, tracked) in all.filter(|(it, _)| it.target() == key.target()) {
             tracked.slot.invalidate();
             self.bytes -= std::mem::take(&mut tracked.size);
         }
     }
 
-    /// Every answer that is kept: when it was asked for, its age then, its life.
+    /// Every answer that is kept: when it was asked for, its age then, its
+    /// life. Not those of which their targets have several.
     pub(super) fn kept(&self) -> Vec<Remembered> {
         let row = |(key, tracked): (&Key, &Tracked)| {
+            if key.is_variant() {
+                return None;
+            }
             let (stored, sent, age, life) = tracked.slot.kept()?;
             Some((key.target().clone(), Arc::clone(stored), sent, (age, life)))
         };
@@ -276,7 +321,7 @@ impl Store {
         tracked.avoid = node;
         match landed {
             Landed::Private => tracked.slot.unfit(now),
-            Landed::Answer { .. } | Landed::Failed(_) => tracked.slot.failed(now),
+            Landed::Answer { .. } | Landed::Varies | Landed::Failed(_) => tracked.slot.failed(now),
         }
         tracked.tell(landed);
     }
@@ -312,7 +357,13 @@ impl Store {
 
     /// False if there is no room for another target.
     fn track(&mut self, rule: Rule, key: &Key, now: Instant) -> bool {
-        if self.slots.len() >= SLOTS_MAX && !self.drop_oldest(None) {
+        let is_sibling = |it: &Key| it.is_variant() && it.target() == key.target();
+        if key.is_variant() && self.slots.keys().filter(|it| is_sibling(it)).count() >= VARIANTS_MAX
+        {
+            if !self.drop_oldest(is_sibling) {
+                return false;
+            }
+        } else if self.slots.len() >= SLOTS_MAX && !self.drop_oldest(|_| true) {
             return false;
         }
         let tracked = Tracked {
@@ -321,6 +372,7 @@ impl Store {
             size: 0,
             asked_at: now,
             avoid: None,
+            varies: None,
             landing: None,
         };
         self.slots.insert(key.clone(), tracked);
@@ -328,20 +380,19 @@ impl Store {
     }
 
     fn make_room(&mut self, size: usize) {
-        while self.bytes + size > self.bytes_max && self.drop_oldest(None) {}
+        while self.bytes + size > self.bytes_max && self.drop_oldest(|_| true) {}
     }
 
     fn make_room_for(&mut self, key: &Key, size: usize) {
         let own = self.slots.get(key).map_or(0, |it| it.size);
-        while self.bytes - own + size > self.bytes_max && self.drop_oldest(Some(key)) {}
+        while self.bytes - own + size > self.bytes_max && self.drop_oldest(|it| it != key) {}
     }
 
-    /// Drops the answer nobody has asked for the longest, unless it is kept
-    /// fresh or being fetched. False if there is none.
-    fn drop_oldest(&mut self, but: Option<&Key>) -> bool {
-        let free = |(key, it): &(&Key, &Tracked)| {
-            !it.is_warm && !it.slot.is_in_flight() && Some(*key) != but
-        };
+    /// Drops the answer nobody has asked for the longest of those that may go,
+    /// unless it is kept fresh or being fetched. False if there is none.
+    fn drop_oldest(&mut self, may_go: impl Fn(&Key) -> bool) -> bool {
+        let free =
+            |(key, it): &(&Key, &Tracked)| !it.is_warm && !it.slot.is_in_flight() && may_go(key);
         let oldest = self.slots.iter().filter(free);
         let oldest = oldest.min_by_key(|(_, it)| it.asked_at);
         let Some(key) = oldest.map(|(key, _)| key.clone()) else {
@@ -354,6 +405,15 @@ impl Store {
 }
 
 impl Tracked {
+    /// What is to be done about a target whose answers have keys of their own.
+    fn next_if_varying(&self, now: Instant) -> Next {
+        let until = self.asked_at + VARYING;
+        match now < until {
+            true => Next::At(until),
+            false => Next::Forget,
+        }
+    }
+
     fn tell(&mut self, landed: Landed) {
         if let Some(landing) = self.landing.take() {
             landing.send_replace(Some(landed));
@@ -365,6 +425,7 @@ impl Tracked {
 mod tests {
     use super::super::rule::tests::rule;
     use super::*;
+    use hyper::header::ACCEPT;
 
     const MINUTE: (Duration, Duration, Grace) = (
         Duration::ZERO,
@@ -372,6 +433,7 @@ mod tests {
         Grace {
             meanwhile: Duration::ZERO,
             in_need: Duration::ZERO,
+            held: Duration::ZERO,
         },
     );
 
@@ -497,6 +559,98 @@ mod tests {
         store.invalidate(&key(0));
         store.keep(&key(0), &stored(10), now, MINUTE, now);
         assert_eq!(store.totals(), (0, 0));
+    }
+
+    /// The key of this variant of a target whose answers vary.
+    fn variant(store: &mut Store, value: usize, now: Instant) -> Key {
+        let bare = key(0);
+        let Ticket::Select(names) = store.ask(cold(), &bare, now) else {
+            panic!("it varies");
+        };
+        let value = HeaderValue::from(value);
+        let headers = HeaderMap::from_iter([(ACCEPT, value)]);
+        bare.select(&names, &headers).expect("a key")
+    }
+
+    fn varying(now: Instant) -> Store {
+        let mut store = Store::new(1_000_000);
+        let _waits = store.ask(cold(), &key(0), now);
+        store.varies(&key(0), vec![ACCEPT], now);
+        store
+    }
+
+    #[test]
+    fn answers_that_vary_are_kept_beside_each_other_and_go_together() {
+        let now = Instant::now();
+        let mut store = varying(now);
+        for value in 0..3 {
+            let key = variant(&mut store, value, now);
+            let ticket = store.ask(cold(), &key, now);
+            assert!(matches!(ticket, Ticket::Wait(_, Some(_))), "{value}");
+            store.keep(&key, &stored(10 + value), now, MINUTE, now);
+        }
+        for value in 0..3 {
+            let key = variant(&mut store, value, now);
+            let ticket = store.ask(cold(), &key, now);
+            let length = match &ticket {
+                Ticket::Serve(stored, ..) => stored.body.len(),
+                _ => 0,
+            };
+            assert_eq!(length, 10 + value);
+        }
+        assert_eq!(store.totals().1, 3);
+        assert!(store.kept().is_empty(), "another process starts anew");
+        // Also while it is not known that they vary.
+        store.slots.remove(&key(0));
+        store.invalidate(&key(0));
+        assert_eq!(store.totals(), (0, 0));
+    }
+
+    #[test]
+    fn where_answers_do_not_speak_for_themselves_any_more_none_varies() {
+        let now = Instant::now();
+        let mut store = varying(now);
+        let key = variant(&mut store, 1, now);
+        let _waits = store.ask(cold(), &key, now);
+        store.keep(&key, &stored(10), now, MINUTE, now);
+        store.set_rules(|_| Some(cold()));
+        assert_eq!(store.totals(), (0, 0));
+        let ticket = store.ask(cold(), &key.bare(), now);
+        assert!(matches!(ticket, Ticket::Wait(..)));
+    }
+
+    #[test]
+    fn the_answers_to_one_target_are_bounded() {
+        let now = Instant::now();
+        let mut store = varying(now);
+        fill(&mut store, 1, 10, now);
+        for value in 0..VARIANTS_MAX + 5 {
+            let now = now + Duration::from_millis(value as u64);
+            let key = variant(&mut store, value, now);
+            let _waits = store.ask(cold(), &key, now);
+            store.keep(&key, &stored(10), now, MINUTE, now);
+        }
+        assert_eq!(store.totals().1, VARIANTS_MAX + 1);
+        let key = variant(&mut store, 5, now);
+        assert!(matches!(store.ask(cold(), &key, now), Ticket::Serve(..)));
+        let key = variant(&mut store, 4, now);
+        assert!(matches!(store.ask(cold(), &key, now), Ticket::Wait(..)));
+    }
+
+    #[test]
+    fn what_a_target_varies_with_is_known_while_somebody_asks() {
+        let now = Instant::now();
+        let mut store = varying(now);
+        let later = now + VARYING - Duration::from_secs(1);
+        assert_eq!(store.due(later).1, Some(now + VARYING));
+        variant(&mut store, 0, later);
+        store.due(now + VARYING);
+        variant(&mut store, 0, later);
+        store.due(later + VARYING);
+        assert!(matches!(
+            store.ask(cold(), &key(0), later + VARYING),
+            Ticket::Wait(..)
+        ));
     }
 
     #[test]
