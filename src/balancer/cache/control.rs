@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::header::{AGE, CACHE_CONTROL, EXPIRES, HeaderMap, HeaderName, HeaderValue};
 
+use super::targeted;
 use crate::config;
 
 /// Directives of answers that are not for everybody, or not to be kept.
@@ -41,6 +42,18 @@ impl Control {
         });
         control.hear(directives);
         control
+    }
+
+    /// What it says to caches in front of nodes alone; that takes the place of
+    /// all else (RFC 9213).
+    pub(super) fn targeted(headers: &HeaderMap) -> Option<Control> {
+        let directives = targeted::directives(headers)?;
+        let heard = directives.iter().filter(|(_, value)| value != "?0");
+        let mut control = Control::default();
+        let mut names = heard.clone().map(|(name, _)| name.as_str());
+        control.is_private = names.any(|it| FORBID.contains(&it));
+        control.hear(heard.map(|(name, value)| (name.clone(), value.as_str())));
+        Some(control)
     }
 
     fn hear<'a>(&mut self, directives: impl Iterator<Item = (String, &'a str)>) {

@@ -2,8 +2,8 @@
 //! before they are too old, so that nobody waits for them and nobody gets one
 //! older than its route allows.
 //!
-//! `rule` says what may be kept, from what an answer says (`control`),
-//! `key` what it is found by, `slot` when each answer is served and
+//! `rule` says what may be kept, from what an answer says (`control`,
+//! `targeted`), `key` what it is found by, `slot` when each answer is served and
 //! fetched, `store` holds them within their bounds; all of these are pure. Here
 //! is what waits and asks nodes: a request that needs an answer joins whoever
 //! fetches it, and `fill` fetches it in a task of its own, which no client's
@@ -20,6 +20,7 @@ mod key;
 mod rule;
 mod slot;
 mod store;
+mod targeted;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

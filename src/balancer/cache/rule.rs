@@ -130,7 +130,12 @@ impl Rule {
         headers: &HeaderMap,
         now: SystemTime,
     ) -> Verdict {
-        let control = Control::read(headers);
+        let targeted = match self.as_they_say {
+            true => Control::targeted(headers),
+            false => None,
+        };
+        let is_targeted = targeted.is_some();
+        let control = targeted.unwrap_or_else(|| Control::read(headers));
         if headers.contains_key(SET_COOKIE) || control.is_private {
             return Verdict::Private;
         }
@@ -147,7 +152,9 @@ impl Rule {
             let date = date(headers, &DATE);
             let apparent = date.and_then(|it| now.duration_since(it).ok());
             age = age.max(apparent.unwrap_or_default());
-            life = life.or_else(|| expires(headers, date.unwrap_or(now)));
+            if !is_targeted {
+                life = life.or_else(|| expires(headers, date.unwrap_or(now)));
+            }
         }
         let life = match (life, self.as_they_say) {
             (Some(life), _) => life.min(self.max_age),
@@ -311,6 +318,65 @@ pub(super) mod tests {
         for status in [500, 503] {
             assert_eq!(judge_by(spoken, status, &rows), Verdict::Share, "{status}");
         }
+    }
+
+    #[test]
+    fn what_is_said_to_caches_before_nodes_takes_the_place_of_the_rest() {
+        let spoken = Rule {
+            as_they_say: true,
+            ..rule(1000)
+        };
+        for (rows, expected) in [
+            (
+                &[
+                    ("cache-control", "no-store"),
+                    ("cdn-cache-control", "max-age=100"),
+                ][..],
+                keep(0, 100),
+            ),
+            (
+                &[
+                    ("cache-control", "max-age=100"),
+                    ("cdn-cache-control", "max-age=9, x"),
+                ],
+                keep(0, 9),
+            ),
+            (
+                &[
+                    ("cache-control", "max-age=100"),
+                    ("cdn-cache-control", "private"),
+                ],
+                Verdict::Private,
+            ),
+            (
+                &[
+                    ("cache-control", "max-age=100"),
+                    ("cdn-cache-control", "private=?0"),
+                ],
+                Verdict::Private,
+            ),
+            (
+                &[
+                    ("expires", "Sun, 06 Nov 1994 08:50:30 GMT"),
+                    ("cdn-cache-control", "x"),
+                ],
+                Verdict::Private,
+            ),
+            (
+                &[
+                    ("cache-control", "max-age=100"),
+                    ("cdn-cache-control", "No-Store"),
+                ],
+                keep(0, 100),
+            ),
+        ] {
+            assert_eq!(judge_by(spoken, 200, rows), expected, "{rows:?}");
+        }
+        let rows = [
+            ("cache-control", "no-store"),
+            ("cdn-cache-control", "max-age=9"),
+        ];
+        assert_eq!(judge(200, &rows), Verdict::Private, "it can only say less");
     }
 
     #[test]
