@@ -18,13 +18,14 @@ release:
 
 # Everything: unit and integration tests, then a short form of the acceptance
 # checks. TEST_THREADS bounds the integration tests that run at once.
+# What is optional is tested too, in one build.
 TEST_THREADS ?= 4
 test:
 	@scripts/setup
-	@cargo build --bins
+	@cargo build --bins --all-features
 	@$(MAKE) --no-print-directory acceptance-short
-	@cargo test --lib --bins
-	@cargo test --test integration -- --test-threads $(TEST_THREADS)
+	@cargo test --lib --bins --all-features
+	@cargo test --test integration --all-features -- --test-threads $(TEST_THREADS)
 
 # The acceptance checks, see docs/acceptance.md for variables:
 #   make acceptance SCALE=ci SECONDS_PER_CHECK=5 CHECKS=7,8,29
@@ -44,5 +45,5 @@ acceptance-short: export ATTEMPTS ?= 2
 acceptance-short: export CHECKS ?= 1,2,5,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,23,24,25,26,27,28,31,33,34,35
 acceptance-short:
 	@scripts/setup
-	@cargo build --bins
-	@exec cargo run --quiet --bin acceptance
+	@cargo build --bins --all-features
+	@exec cargo run --quiet --all-features --bin acceptance

@@ -190,6 +190,22 @@ const MISTAKES: &[Mistake] = &[
         names: "balancer.routes.add.cache_control",
         suggests: "add GET to methods",
     },
+    Mistake {
+        file: "l.toml",
+        text: "[balancer]\nhttps_listen = [\"127.0.0.1:8443\"]\ndomain = [\"127.0.0.1\"]\n\
+               acme = true\n[balancer.nodes.a]\naddress = \"127.0.0.1:1\"\n",
+        line: if cfg!(feature = "acme") { 3 } else { 4 },
+        names: if cfg!(feature = "acme") {
+            "balancer.domain"
+        } else {
+            "balancer.acme: built without `acme`"
+        },
+        suggests: if cfg!(feature = "acme") {
+            "leave it out"
+        } else {
+            "cargo build --features acme"
+        },
+    },
 ];
 
 fn run(arguments: &[&Path]) -> Output {

@@ -132,6 +132,8 @@ pub(crate) struct Front {
     pub(crate) plain: u16,
     pub(crate) secure: u16,
     pub(crate) pooler: u16,
+    #[cfg(feature = "acme")]
+    metrics: u16,
     pub(crate) folder: Folder,
     pub(crate) origin: Origin,
     pub(crate) child: Child,
@@ -154,33 +156,48 @@ impl Front {
         Front::before(None, settings)
     }
 
+    /// With settings that are made when its folder and its ports, plain and
+    /// secure, are known.
+    #[cfg(feature = "acme")]
+    pub(crate) fn start_with(mut settings: impl FnMut(&Folder, [u16; 2]) -> String) -> Front {
+        let mut tries = (0..3).filter_map(|_| Front::launch(None, &mut settings, false));
+        tries.next().expect("ports are free long enough")
+    }
+
     /// With this node instead of an origin, if there is one.
     fn before(node: Option<u16>, settings: &str) -> Front {
         // Another process may take a free port before it does.
-        let mut tries = (0..3).filter_map(|_| Front::launch(node, settings, false));
+        let mut same = |_: &Folder, _| settings.to_owned();
+        let mut tries = (0..3).filter_map(|_| Front::launch(node, &mut same, false));
         tries.next().expect("ports are free long enough")
     }
 
     /// With sockets that systemd has opened, and this process keeps open: they
     /// could not be opened once more.
     fn start_with_sockets() -> Front {
-        let mut tries = (0..3).filter_map(|_| Front::launch(None, "", true));
+        let mut none = |_: &Folder, _| String::new();
+        let mut tries = (0..3).filter_map(|_| Front::launch(None, &mut none, true));
         tries.next().expect("ports are free long enough")
     }
 
     /// None if it has ended.
-    fn launch(node: Option<u16>, settings: &str, by_systemd: bool) -> Option<Front> {
+    fn launch(
+        node: Option<u16>,
+        settings: &mut dyn FnMut(&Folder, [u16; 2]) -> String,
+        by_systemd: bool,
+    ) -> Option<Front> {
         let folder = Folder::new("front");
         let origin = Origin::start();
         let node = node.unwrap_or(origin.port);
-        let [plain, secure, pooler] = free_ports();
+        let [plain, secure, pooler, metrics] = free_ports();
+        let settings = settings(&folder, [plain, secure]);
         let here = folder.path().display().to_string();
         let config = folder.write(
             "pgweir.toml",
             &format!(
                 "[pgbouncer]\nlisten_addr = \"127.0.0.1\"\nlisten_port = {pooler}\n\
                  unix_socket_dir = \"{here}\"\nauth_type = \"trust\"\n\
-                 [metrics]\nlisten = \"\"\n\
+                 [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n\
                  [balancer]\nlisten = [\"127.0.0.1:{plain}\"]\n\
                  https_listen = [\"127.0.0.1:{secure}\"]\nstate_dir = \"state\"\n\
                  domain = [\"front.test\"]\nmax_body = \"1MiB\"\naccess_log = \"access.log\"\n\
@@ -210,6 +227,8 @@ impl Front {
             plain,
             secure,
             pooler,
+            #[cfg(feature = "acme")]
+            metrics,
             folder,
             origin,
             child: process::spawn(command),
@@ -218,18 +237,42 @@ impl Front {
         for socket in &front.sockets {
             rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).expect("open");
         }
-        let serves = eventually("the balancer serves", || {
-            if front.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+        front.serves().then_some(front)
+    }
+
+    /// Waits until it serves; false if it has ended.
+    fn serves(&mut self) -> bool {
+        eventually("the balancer serves", || {
+            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return Ok(false);
             }
-            let url = format!("http://127.0.0.1:{plain}/ping");
+            let url = format!("http://127.0.0.1:{}/ping", self.plain);
             let output = curl(&[&url]).output().expect("curl runs");
             match String::from_utf8_lossy(&output.stdout).as_ref() {
                 "pong" => Ok(true),
-                other => Err(format!("{other:?}\n{}", front.read("log"))),
+                other => Err(format!("{other:?}\n{}", self.read("log"))),
             }
-        });
-        serves.then_some(front)
+        })
+    }
+
+    /// It ends, and begins anew.
+    #[cfg(feature = "acme")]
+    pub(crate) fn restart(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has ended");
+        let config = self.folder.path().join("pgweir.toml").display().to_string();
+        let command = Front::command(&self.folder, process::program(), &["run", &config]);
+        self.child = process::spawn(command);
+        assert!(self.serves(), "{}", self.read("log"));
+    }
+
+    /// The sample of this name, with its labels.
+    #[cfg(feature = "acme")]
+    pub(crate) fn metric(&self, sample: &str) -> Option<u64> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.metrics);
+        let page = succeeded(&curl(&[&url]).output().expect("curl runs"));
+        let found = page.lines().find_map(|line| line.strip_prefix(sample));
+        found.map(|value| value.trim().parse().expect("a whole number"))
     }
 
     /// It has read its configuration again.

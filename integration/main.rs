@@ -1,6 +1,8 @@
 //! The integration tests, one file per subject.
 
 mod abandon;
+#[cfg(feature = "acme")]
+mod acme;
 mod auth_matrix;
 mod auth_query;
 mod bad_config;

@@ -36,15 +36,15 @@ fn driver(front: &Front) -> Command {
 }
 
 /// Clients of all protocols that ask without a pause.
-struct Load(Child);
+pub(crate) struct Load(Child);
 
 impl Load {
-    fn start(front: &Front) -> Load {
+    pub(crate) fn start(front: &Front) -> Load {
         Load(process::spawn(driver(front)))
     }
 
     /// Ends it; nothing must have failed, and all kinds of clients been served.
-    fn assert_no_failures(mut self, front: &Front) {
+    pub(crate) fn assert_no_failures(mut self, front: &Front) {
         drop(self.0.stdin.take());
         let Output {
             status,
@@ -75,7 +75,7 @@ impl Load {
     }
 }
 
-fn assert_ended(children: Vec<Child>, front: &Front) {
+pub(crate) fn assert_ended(children: Vec<Child>, front: &Front) {
     for mut child in children {
         let status = eventually("an old process ends", || match child.try_wait() {
             Ok(Some(status)) => Ok(status),

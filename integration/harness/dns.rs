@@ -49,6 +49,11 @@ impl NameServer {
         Self { address, book }
     }
 
+    #[cfg(feature = "acme")]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A line of resolv.conf.
     pub(crate) fn line(&self) -> String {
         format!("nameserver {}\noptions timeout:10\n", self.address)

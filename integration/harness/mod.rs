@@ -11,6 +11,8 @@ pub(crate) mod dns;
 pub(crate) mod fault;
 pub(crate) mod frontend;
 mod grammar;
+#[cfg(feature = "acme")]
+pub(crate) mod pebble;
 pub(crate) mod pooler;
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -12,6 +12,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use super::access_log::AccessLog;
+use super::acme::Answers;
 use super::cache::Cache;
 use super::check::HealthCheck;
 use super::client::Patience;
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) ids: Arc<RequestIds>,
     /// How nodes are checked.
     pub(crate) check: HealthCheck,
+    /// What an authority that validates over HTTP is answered.
+    pub(crate) answers: Option<Answers>,
     /// What it was made from.
     pub(crate) settings: config::Balancer,
     /// The one in force.

@@ -190,6 +190,9 @@ struct Families {
     tunnels_opened: IntCounter,
     certificate_expires: IntGauge,
     certificate_stale: IntGauge,
+    certificate_orders: IntCounterVec,
+    certificate_issued: IntGauge,
+    certificate_due: IntGauge,
     cache_requests: IntCounterVec,
     cache_fills: IntCounterVec,
     cache_age: HistogramVec,
@@ -234,6 +237,9 @@ impl Families {
             tunnels_opened: kept(&mut all, IntCounter::new("pgweir_http_tunnels_opened_total", "Connections that left HTTP for another protocol."))?,
             certificate_expires: kept(&mut all, IntGauge::new("pgweir_http_certificate_expires_seconds", "When the certificate ceases to hold, in seconds since 1970; 0 without HTTPS."))?,
             certificate_stale: kept(&mut all, IntGauge::new("pgweir_http_certificate_stale", "1 while the certificate's files cannot be used and the one before is shown."))?,
+            certificate_orders: kept(&mut all, counters("pgweir_http_certificate_orders_total", "Orders of a certificate (acme), by what came of them.", &["result"]))?,
+            certificate_issued: kept(&mut all, IntGauge::new("pgweir_http_certificate_issued_seconds", "When the certificate that an authority issued (acme) was had, in seconds since 1970; 0 while there is none that holds."))?,
+            certificate_due: kept(&mut all, IntGauge::new("pgweir_http_certificate_due_seconds", "When a certificate is to be ordered next (acme), in seconds since 1970; 0 if none is."))?,
             cache_requests: kept(&mut all, counters("pgweir_cache_requests_total", "Requests on routes whose answers are kept, by what the cache did for them.", &["route", "result"]))?,
             cache_fills: kept(&mut all, counters("pgweir_cache_fills_total", "Answers fetched for the cache, by what came of it.", &["route", "result"]))?,
             cache_age: kept(&mut all, ages("pgweir_cache_served_age_seconds", "Age of answers from the cache when they were served, from when they were asked for.", &["route"]))?,
@@ -259,6 +265,31 @@ fn kept<C: Collector + Clone + 'static>(
     let family = family?;
     all.push(Box::new(family.clone()));
     Ok(family)
+}
+
+#[cfg_attr(
+    not(feature = "acme"),
+    expect(dead_code, reason = "without it no certificate is ordered")
+)]
+impl Metrics {
+    /// A certificate was ordered, and issued or not.
+    pub(crate) fn certificate_ordered(&self, issued: bool) {
+        let result = if issued { "issued" } else { "failed" };
+        let orders = &self.families.certificate_orders;
+        orders.with_label_values(&[result]).inc();
+    }
+
+    /// There is one that was issued then, in seconds since 1970.
+    pub(crate) fn certificate_issued(&self, seconds: u64) {
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        self.families.certificate_issued.set(seconds);
+    }
+
+    /// The next is ordered then.
+    pub(crate) fn certificate_due(&self, seconds: u64) {
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        self.families.certificate_due.set(seconds);
+    }
 }
 
 /// All families as one collector.

@@ -16,6 +16,8 @@
 //! It speaks HTTP/1.1, 1.0, 2 and 3 to clients and HTTP/1.1 to nodes.
 
 mod access_log;
+#[cfg_attr(not(feature = "acme"), path = "without_acme.rs")]
+mod acme;
 mod attempt;
 mod body;
 mod cache;
@@ -84,7 +86,6 @@ use self::core::{Core, Current, Tenure};
 use self::handover::{FAREWELL, Sockets};
 use self::metrics::Metrics;
 use self::renewal::with_limits;
-use self::secure::PROTOCOLS;
 use self::server::{CLIENTS_MAX, HANDSHAKES_MAX, Phase, Speech, Tls, accept};
 use self::site::{Certificate, Site};
 
@@ -204,7 +205,7 @@ impl Balancer {
             return Ok(());
         }
         let certificate = Certificate::find(settings)?;
-        let offer = certificate.identity.over_tcp(&PROTOCOLS);
+        let offer = certificate.identity.over_tcp(&certificate.protocols);
         let offer = offer.map_err(io::Error::other)?;
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         for address in &secure {
@@ -311,7 +312,9 @@ impl Balancer {
         tasks.spawn(renewal::check_nodes(Arc::clone(&self.core)));
         let core = Arc::clone(&self.core);
         tasks.spawn(keep_fresh(move || core.latest()));
-        if let Some(certificate) = self.certificate {
+        let mut acme = None;
+        if let Some(mut certificate) = self.certificate {
+            acme = certificate.acme.take();
             tasks.spawn(certificate.follow(Arc::clone(&self.core.metrics)));
         }
         if next(&mut orders, Order::Wait).await == Order::Serve {
@@ -323,6 +326,11 @@ impl Balancer {
             for listener in self.http3 {
                 let (core, slots) = (Arc::clone(&self.core), Arc::clone(&slots));
                 doors.spawn(listener.serve(core, slots, phases.clone()));
+            }
+            // An authority that is asked for a certificate comes to see.
+            if let Some(acme) = acme {
+                let (metrics, slots) = (Arc::clone(&self.core.metrics), Arc::clone(&slots));
+                tasks.spawn(acme.keep(metrics, slots, phases.clone()));
             }
         }
         let order = next(&mut orders, Order::Serve).await;

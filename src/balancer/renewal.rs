@@ -26,7 +26,7 @@ use super::rate::Limiter;
 use super::request_id::RequestIds;
 use super::retry::Budget;
 use super::route::Routes;
-use super::{invalid, upload};
+use super::{acme, invalid, upload};
 use crate::config;
 
 /// What stands for a zero timeout, which means "no limit": every wait has a
@@ -71,6 +71,7 @@ pub(super) fn read(settings: &config::Balancer) -> io::Result<(Routes, HealthChe
         let problem = format!("{error}; give a path such as /ping");
         invalid("balancer.health.path", &problem)
     })?;
+    acme::check(settings)?;
     Ok((routes, check))
 }
 
@@ -125,6 +126,7 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
         log,
         ids,
         check,
+        answers: acme::answers(settings),
         settings: settings.clone(),
         current: old.map_or_else(Arc::default, |old| Arc::clone(&old.current)),
         upload: upload::Limits {

@@ -10,7 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::net::Stream;
-use crate::net::tls::{HandshakeError, Offer};
+#[cfg(feature = "acme")]
+use crate::net::tls::ServerTarget;
+use crate::net::tls::{HandshakeError, Offer, VALIDATION};
 
 /// The protocols served over TCP, as TLS names them (ALPN), the best first.
 /// Who offers none of them is refused (RFC 7301, section 3.2).
@@ -45,6 +47,28 @@ impl TlsIo {
             stream,
             is_closing: false,
         })
+    }
+
+    /// Shakes hands with a server.
+    ///
+    /// # Errors
+    /// Why that failed.
+    #[cfg(feature = "acme")]
+    pub(crate) async fn connect(
+        stream: TcpStream,
+        target: ServerTarget,
+    ) -> Result<TlsIo, HandshakeError> {
+        let mut stream = Stream::from(stream);
+        stream.connect_tls(target).await?;
+        Ok(TlsIo {
+            stream,
+            is_closing: false,
+        })
+    }
+
+    /// Whether the handshake was all the client came for.
+    pub(crate) fn is_validation(&self) -> bool {
+        self.stream.alpn() == Some(VALIDATION)
     }
 
     /// Whether both sides agreed on HTTP/2.

@@ -211,6 +211,9 @@ async fn serve_tls(
     let Ok(Ok(stream)) = timeout(core.patience.head, handshake).await else {
         return core.metrics.handshake_failed();
     };
+    if stream.is_validation() {
+        return;
+    }
     let host = hearing.as_ref().and_then(|it| it.name());
     let client = Client::new(address, Some(tls.site), came);
     let client = client.asking_for(host).trusted(core.trusts(address));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use hyper::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
@@ -51,6 +51,7 @@ pub(crate) async fn serve(
             pass_on(&core, client, version, exchange, answered, deadline)
         }
         Ok(Reply::Switched(node, protocol)) => switch(&core, &client, exchange, *node, &protocol),
+        Ok(Reply::Proof(proof)) => answer_validation(exchange, proof),
         Ok(Reply::Kept(served, is_known)) => {
             answer_from_cache(&client, exchange, &served, is_known)
         }
@@ -86,6 +87,8 @@ fn speak_of_connections(client: &Client, headers: &mut HeaderMap) {
 enum Reply {
     /// A node's; its body has to end before this moment.
     Node(Answered, Instant),
+    /// Ours, for an authority that validates.
+    Proof(Bytes),
     /// A kept one; whether the client has it already.
     Kept(Served, bool),
     /// A node goes on in another protocol.
@@ -102,6 +105,13 @@ async fn ask(
     body: RequestBody,
 ) -> Result<Reply, Failure> {
     let accepted = policy::judge(&head, core.upload.max_body).map_err(Failure::Refused)?;
+    if let Some(answers) = &core.answers
+        && client.site().is_none()
+        && head.method == Method::GET
+        && let Some(proof) = answers.at(accepted.target.path()).await
+    {
+        return Ok(Reply::Proof(proof.into()));
+    }
     if client.is_misdirected(accepted.host.as_ref()) {
         return Err(Failure::Refused(Refusal::Misdirected));
     }
@@ -264,6 +274,17 @@ fn answer_from_cache(
     speak_of_connections(client, response.headers_mut());
     exchange.cached(served.lookup, served.age);
     exchange.answered(response.status().as_u16(), None);
+    response
+}
+
+/// What an authority asked for (RFC 8555, section 8.3).
+fn answer_validation(mut exchange: Exchange, proof: Bytes) -> Response<Download> {
+    exchange.answered(StatusCode::OK.as_u16(), None);
+    exchange.sent(proof.len());
+    let mut response = Response::new(Download::Own(proof));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(X_REQUEST_ID, exchange.id());
     response
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,7 +13,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use hyper::header::HeaderValue;
 use hyper::http::uri::Authority;
 
+use super::acme::Acme;
 use super::metrics::Metrics;
+use super::secure::PROTOCOLS;
 use crate::config;
 use crate::net::tls::{Identity, IdentityFiles, TlsFault, keep_self_signed};
 
@@ -93,9 +95,15 @@ impl Site {
 #[derive(Debug, Clone)]
 pub(crate) struct Certificate {
     pub(crate) identity: Arc<Identity>,
+    /// Who keeps it, if an authority issues it.
+    pub(crate) acme: Option<Acme>,
+    /// What is offered over TCP (ALPN).
+    pub(crate) protocols: Vec<&'static [u8]>,
     files: IdentityFiles,
     /// What the files looked like when they were last read.
     seen: Seen,
+    /// The file that is shown.
+    shown: PathBuf,
 }
 
 /// What changes when a file changes: its number, its size and its time.
@@ -105,29 +113,47 @@ type Look = (u64, u64, i64, i64);
 type Seen = [Option<Look>; 2];
 
 impl Certificate {
-    /// The certificate that the settings name, or the self-signed one.
+    /// The certificate that the settings name, the one that an authority has
+    /// issued, or the self-signed one. The last two give way to the one that
+    /// will be issued.
     ///
     /// # Errors
     /// It cannot be had, with the setting that has to change.
     pub(crate) fn find(settings: &config::Balancer) -> io::Result<Certificate> {
+        let folder = state_dir(settings);
+        let acme = Acme::new(settings, &folder)?;
         // The configuration has both or none.
         let named = settings
             .tls_cert_file
             .clone()
-            .zip(settings.tls_key_file.clone());
-        let files = match named {
-            Some((certificate, key)) => IdentityFiles { certificate, key },
-            None => {
-                let folder = settings.state_dir.clone().unwrap_or_else(default_state_dir);
-                keep_self_signed(&folder, &settings.domain).map_err(invalid)?
-            }
+            .zip(settings.tls_key_file.clone())
+            .map(|(certificate, key)| IdentityFiles { certificate, key });
+        let files = match (named, &acme) {
+            (Some(named), _) => named,
+            (None, Some(acme)) => acme.files(),
+            (None, None) => self_signed(settings, &folder)?,
         };
         let seen = look(&files);
-        let identity = Identity::load(&files).map_err(invalid)?;
+        let (identity, shown) = match (Identity::load(&files), &acme) {
+            (Ok(identity), _) => (identity, files.certificate.clone()),
+            (Err(fault), None) => return Err(invalid(fault)),
+            (Err(fault), Some(_)) => {
+                if seen != Seen::default() {
+                    tracing::warn!("{fault}; a self-signed certificate is shown meanwhile");
+                }
+                let instead = self_signed(settings, &folder)?;
+                let identity = Identity::load(&instead).map_err(invalid)?;
+                (identity, instead.certificate)
+            }
+        };
+        let asked = acme.as_ref().and_then(|it| it.answer_by(&identity));
         Ok(Certificate {
             identity,
+            acme,
+            protocols: PROTOCOLS.into_iter().chain(asked).collect(),
             files,
             seen,
+            shown,
         })
     }
 
@@ -142,7 +168,7 @@ impl Certificate {
         let date = date.map_or_else(|_| String::new(), |it| it.strftime("%F").to_string());
         tracing::info!(
             "certificate {}: SHA-256 of its public key {}, holds until {date}",
-            self.files.certificate.display(),
+            self.shown.display(),
             self.identity.key_hash(),
         );
     }
@@ -181,7 +207,11 @@ impl Certificate {
             return None;
         }
         self.seen = seen;
-        Some(self.identity.reload(&self.files))
+        let read = self.identity.reload(&self.files);
+        if read.is_ok() {
+            self.shown.clone_from(&self.files.certificate);
+        }
+        Some(read)
     }
 }
 
@@ -190,6 +220,15 @@ fn look(files: &IdentityFiles) -> Seen {
         let found = fs::metadata(file).ok()?;
         Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
     })
+}
+
+fn self_signed(settings: &config::Balancer, folder: &Path) -> io::Result<IdentityFiles> {
+    keep_self_signed(folder, &settings.domain).map_err(invalid)
+}
+
+/// Where state is kept.
+pub(crate) fn state_dir(settings: &config::Balancer) -> PathBuf {
+    settings.state_dir.clone().unwrap_or_else(default_state_dir)
 }
 
 /// The first folder that systemd names, or the usual one.
@@ -201,7 +240,7 @@ fn default_state_dir() -> PathBuf {
     first.unwrap_or_else(|| STATE_DIR.into())
 }
 
-fn invalid(fault: TlsFault) -> io::Error {
+pub(crate) fn invalid(fault: TlsFault) -> io::Error {
     let problem = format!("{}: {}. {}", fault.setting, fault.what, fault.remedy);
     io::Error::new(io::ErrorKind::InvalidInput, problem)
 }

@@ -98,13 +98,23 @@ section! {
         https_listen: Vec<SocketAddr> = "", Kind::Addresses, start, Pgweir;
         /// Serve HTTP/3 too, on the UDP ports of `https_listen`, and tell clients so (`Alt-Svc`).
         http3: bool = "1", Kind::Bool, start, Pgweir;
-        /// The certificate of `https_listen` with those that lead to its authority, in PEM; read again when it changes. Absent: a self-signed one is made.
+        /// The certificate of `https_listen` with those that lead to its authority, in PEM; read again when it changes. Absent: one is ordered (`acme`), or a self-signed one is made.
         tls_cert_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
         /// Its key, in PEM.
         tls_key_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
         /// Names of the site, and of a self-signed certificate besides `localhost`, `127.0.0.1` and `::1`. Who asks for one of them in its handshake gets 421 for other hosts.
         domain: Vec<String> = "", Kind::Words, start, Pgweir;
-        /// Folder for what is kept from start to start: the self-signed certificate. Absent: `$STATE_DIRECTORY`, which systemd sets, else `/var/lib/pgweir`.
+        /// Have a certificate for all of `domain` issued, and renewed, by an authority that speaks ACME (RFC 8555), Let's Encrypt if `acme_directory` names no other; that is to agree to its terms of service. For builds with the feature `acme`.
+        acme: bool = "0", Kind::Bool, start, Pgweir;
+        /// The authority: the `https` URL of its directory.
+        acme_directory: String = "https://acme-v02.api.letsencrypt.org/directory", Kind::Text, start, Pgweir;
+        /// Mail addresses the authority may write to. Absent: none.
+        acme_contact: Vec<String> = "", Kind::Words, start, Pgweir;
+        /// Certificates, in PEM, that prove `acme_directory` to be itself, for authorities that the system does not trust. Absent: those the system trusts.
+        acme_ca_file: Option<PathBuf> = null, Kind::File, start, Pgweir;
+        /// How the authority sees whose names they are: it connects to port 443, which has to lead to `https_listen`, or asks over HTTP on port 80, which has to lead to `listen`.
+        acme_challenge: String = "tls-alpn-01", Kind::Word(&["tls-alpn-01", "http-01"]), start, Pgweir;
+        /// Folder for what is kept from start to start: the self-signed certificate, and what `acme` has to do with. Absent: `$STATE_DIRECTORY`, which systemd sets, else `/var/lib/pgweir`.
         state_dir: Option<PathBuf> = null, Kind::File, start, Pgweir;
         /// Proxies that say whose connection they pass on (PROXY protocol, versions 1 and 2) before anything else, in TCP: networks as `10.0.0.0/8`. Who is in them must, and of nobody else it is heard.
         proxy_protocol_from: Vec<Network> = "", Kind::Networks, reload, Pgweir;

@@ -1,5 +1,8 @@
-//! Keys and certificates from files.
+//! Keys and certificates in files.
 
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustls::crypto::CryptoProvider;
@@ -128,8 +131,30 @@ fn certificates(setting: &str, file: &str) -> Result<Vec<CertificateDer<'static>
     ))
 }
 
+/// Writes a file so that at no time half of it is there. `mode` is its
+/// permissions.
+///
+/// # Errors
+/// It cannot be written. What was there before stays.
+pub fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let new = path.with_extension("new");
+    if let Err(error) = fs::remove_file(&new)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
 fn read(setting: &str, file: &str) -> Result<Vec<u8>, TlsFault> {
-    std::fs::read(file).map_err(|error| {
+    fs::read(file).map_err(|error| {
         let what = format!("TLS setup failed: {setting} \"{file}\": {error}");
         TlsFault::new(setting, what, "Give a file that this user can read.")
     })

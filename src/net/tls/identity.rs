@@ -19,6 +19,8 @@ use super::certificate::Certificate;
 use super::client_side::Offer;
 use super::fault::TlsFault;
 use super::files::Pair;
+#[cfg(feature = "acme")]
+use super::validation::Validation;
 
 /// Where a site's key and certificate are, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,18 @@ pub struct IdentityFiles {
 /// holds at the time of a handshake, over TCP and QUIC alike.
 pub struct Identity {
     current: ArcSwap<CertifiedKey>,
+    #[cfg(feature = "acme")]
+    validation: Validation,
+}
+
+impl From<CertifiedKey> for Identity {
+    fn from(key: CertifiedKey) -> Identity {
+        Identity {
+            current: ArcSwap::from_pointee(key),
+            #[cfg(feature = "acme")]
+            validation: Validation::default(),
+        }
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -48,15 +62,13 @@ impl Identity {
     /// What is wrong with them: they cannot be read, do not belong together,
     /// or do not hold today.
     pub fn load(files: &IdentityFiles) -> Result<Arc<Identity>, TlsFault> {
-        let current = ArcSwap::from_pointee(read(files)?);
-        Ok(Arc::new(Identity { current }))
+        Ok(Arc::new(read(files)?.into()))
     }
 
     /// Shows this.
     #[cfg(any(fuzzing, test))]
     pub(super) fn of(key: CertifiedKey) -> Arc<Identity> {
-        let current = ArcSwap::from_pointee(key);
-        Arc::new(Identity { current })
+        Arc::new(key.into())
     }
 
     /// Reads the files again and shows what they hold from now on. On an error
@@ -78,8 +90,32 @@ impl Identity {
 
     /// When its certificate ceases to hold.
     pub fn expires(&self) -> SystemTime {
-        let seconds = self.leaf(|leaf| leaf.validity.1).unwrap_or_default();
-        UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+        self.validity()[1]
+    }
+
+    /// When its certificate begins to hold, and when it ceases to.
+    pub fn validity(&self) -> [SystemTime; 2] {
+        let (first, last) = self.leaf(|leaf| leaf.validity).unwrap_or_default();
+        let time = |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        [first, last].map(|seconds| UNIX_EPOCH + time(seconds))
+    }
+
+    /// The DNS names its certificate is for, in small letters.
+    pub fn names(&self) -> Vec<String> {
+        let names = |leaf: Certificate<'_>| {
+            let names = leaf.dns_names().into_iter();
+            names.map(str::to_ascii_lowercase).collect()
+        };
+        self.leaf(names).unwrap_or_default()
+    }
+
+    /// Has an authority that validates a name (RFC 8737) answered: `answer` says
+    /// the key authorization for a name while one is expected. It is asked in
+    /// the handshake, of those who come for that alone, and may take no longer
+    /// than looking into a file. For one caller, before anything is served.
+    #[cfg(feature = "acme")]
+    pub fn validate_by(&self, answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) {
+        self.validation.set(answer);
     }
 
     fn leaf<T>(&self, ask: impl FnOnce(Certificate<'_>) -> T) -> Option<T> {
@@ -130,6 +166,15 @@ impl Identity {
 }
 
 impl ResolvesServerCert for Identity {
+    #[cfg(feature = "acme")]
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        match self.validation.is_wanted(&hello) {
+            true => self.validation.certificate(hello.server_name()?),
+            false => Some(self.current.load_full()),
+        }
+    }
+
+    #[cfg(not(feature = "acme"))]
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load_full())
     }

@@ -25,11 +25,14 @@ mod server_side;
 mod session;
 mod settings;
 mod trust;
+#[cfg(feature = "acme")]
+mod validation;
 
 pub use certificate::Certificate;
 pub use cipher::Cipher;
 pub use client_side::{ClientSide, Offer};
 pub use fault::TlsFault;
+pub use files::replace as replace_file;
 pub use handshake::{HandshakeError, ServerTarget};
 pub use hearing::Hearing;
 pub use identity::{Identity, IdentityFiles};
@@ -41,6 +44,11 @@ use crate::config::Pgbouncer;
 
 /// The protocol that direct TLS connections have to ask for (ALPN).
 pub const ALPN: &[u8] = b"postgresql";
+
+/// The protocol of a handshake by which an authority sees that a name is ours,
+/// which asks for no other (ALPN; RFC 8737, section 6.2). Nothing is said after
+/// it.
+pub const VALIDATION: &[u8] = b"acme-tls/1";
 
 /// The first byte of a TLS handshake.
 pub const HANDSHAKE: u8 = 0x16;

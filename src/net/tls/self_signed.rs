@@ -1,10 +1,10 @@
 //! The certificate of a site that was given none: made once, and kept.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 
 use super::certificate::Certificate;
 use super::fault::TlsFault;
-use super::files::first_certificate;
+use super::files::{first_certificate, replace};
 use super::identity::{Identity, IdentityFiles};
 
 /// Names it has in any case.
@@ -112,24 +112,6 @@ fn parameters(names: &BTreeSet<String>) -> Result<CertificateParams, rcgen::Erro
     parameters.not_before = date(today.year(), day.saturating_sub(1));
     parameters.not_after = date(today.year() + YEARS, day);
     Ok(parameters)
-}
-
-/// Writes a file so that at no time half of it is there.
-fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let new = path.with_extension("new");
-    if let Err(error) = fs::remove_file(&new)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
+use rustls::version::{TLS12, TLS13};
 
 use super::ALPN;
 use super::fault::TlsFault;
@@ -103,6 +105,33 @@ impl ServerSide {
         config.resumption = Resumption::disabled();
         side.config = Some(Arc::new(config));
         Ok(side)
+    }
+
+    /// How a web server is spoken to, which has to prove its name by one of the
+    /// authorities in this file, or by one that the system trusts if it is
+    /// empty.
+    ///
+    /// # Errors
+    /// There are none; `setting` names the file.
+    pub fn of_web(setting: &str, ca_file: &str) -> Result<ServerSide, TlsFault> {
+        let fault = |what: String| TlsFault::new(setting, what, format!("Set {setting}."));
+        let authorities = files::authorities(setting, ca_file)?;
+        let authorities =
+            authorities.ok_or_else(|| fault("the system trusts no authority".to_owned()))?;
+        let provider = Arc::new(ring::default_provider());
+        let trust = ServerTrust::new(ServerCheck::ChainAndName(authorities), &provider);
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| fault(format!("TLS setup failed: {error}")))?;
+        let config = builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(trust))
+            .with_no_client_auth();
+        Ok(ServerSide {
+            mode: SslMode::VerifyFull,
+            config: Some(Arc::new(config)),
+            settings: vec![ca_file.to_owned()],
+        })
     }
 
     /// Whether a server is asked for TLS.
