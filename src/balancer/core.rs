@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use super::access_log::AccessLog;
-use super::cache::Cache;
+use super::cache::{Cache, Shared};
 use super::check::HealthCheck;
 use super::client::Patience;
 use super::metrics::Metrics;
@@ -41,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) shed_above: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cache: Arc<Cache>,
+    /// What other balancers keep, if they share it.
+    pub(crate) shared: Option<Arc<Shared>>,
     pub(crate) log: AccessLog,
     pub(crate) ids: Arc<RequestIds>,
     /// How nodes are checked.

@@ -3,7 +3,8 @@
 //! older than its route allows.
 //!
 //! `rule` says what may be kept, `slot` when each answer is served and
-//! fetched, `store` holds them within their bounds; all three are pure. Here
+//! fetched, `store` holds them within their bounds; all three are pure.
+//! `shared` has what other balancers fetched, and is asked before nodes. Here
 //! is what waits and asks nodes: a request that needs an answer joins whoever
 //! fetches it, and `fill` fetches it in a task of its own, which no client's
 //! departure ends.
@@ -13,6 +14,7 @@
 
 mod fill;
 mod rule;
+mod shared;
 mod slot;
 mod store;
 
@@ -28,6 +30,7 @@ use hyper::{Method, StatusCode, Uri};
 use tokio::sync::{Notify, watch};
 
 pub(crate) use self::rule::{Key, Rule};
+pub(crate) use self::shared::{Counts, Plan, Shared};
 pub(crate) use self::slot::Left;
 use self::store::{Landed, Store, Ticket};
 pub(crate) use self::store::{Remembered, Stored};
@@ -46,13 +49,21 @@ pub(crate) enum Lookup {
     Miss,
     /// The request waited for an answer that was being fetched already.
     Joined,
+    /// Another balancer had the answer.
+    Shared,
     /// The request was passed on.
     Bypass,
 }
 
 impl Lookup {
     /// All of them, in the order of their metric rows.
-    pub(crate) const ALL: [Lookup; 4] = [Lookup::Hit, Lookup::Miss, Lookup::Joined, Lookup::Bypass];
+    pub(crate) const ALL: [Lookup; 5] = [
+        Lookup::Hit,
+        Lookup::Miss,
+        Lookup::Joined,
+        Lookup::Shared,
+        Lookup::Bypass,
+    ];
 
     /// The word for logs and metrics.
     pub(crate) fn label(self) -> &'static str {
@@ -60,6 +71,7 @@ impl Lookup {
             Lookup::Hit => "hit",
             Lookup::Miss => "miss",
             Lookup::Joined => "collapsed",
+            Lookup::Shared => "shared",
             Lookup::Bypass => "bypass",
         }
     }
@@ -100,6 +112,9 @@ impl Served {
             }
             (Lookup::Hit, Some(Left::Fresh(left))) => {
                 format!("pgweir; hit; ttl={}", left.as_secs())
+            }
+            (Lookup::Shared, Some(Left::Fresh(left))) => {
+                format!("pgweir; hit; ttl={}; detail=shared", left.as_secs())
             }
             (lookup, left) => {
                 let collapsed = if lookup == Lookup::Joined {
@@ -225,12 +240,6 @@ impl Cache {
         self.store().totals()
     }
 
-    /// A request that was no GET has changed what is kept of this target (RFC
-    /// 9111, 4.4).
-    pub(crate) fn invalidate(&self, rule: Rule, target: &Uri) {
-        self.store().invalidate(&rule.key(target));
-    }
-
     /// Something may be due earlier than it was.
     fn changed(&self) {
         let is_warmed = self.store().is_warmed();
@@ -244,6 +253,16 @@ impl Cache {
 
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that was no GET has changed what is kept of this target (RFC
+/// 9111, 4.4).
+pub(crate) fn invalidate(core: &Core, rule: Rule, target: &Uri) {
+    let key = rule.key(target);
+    core.cache.store().invalidate(&key);
+    if let Some(shared) = &core.shared {
+        shared.forget(&key);
     }
 }
 
@@ -306,6 +325,7 @@ pub(crate) async fn ask(
             sent,
             age,
             life,
+            is_shared,
         }) => {
             let age = age + sent.elapsed();
             // It was long in coming, or whoever waits for it.
@@ -316,7 +336,7 @@ pub(crate) async fn ask(
                 stored,
                 age,
                 left: life.map(|life| Left::Fresh(rule.servable_age(life).saturating_sub(age))),
-                lookup,
+                lookup: if is_shared { Lookup::Shared } else { lookup },
             }))
         }
         Some(Landed::Failed(failure)) => Err(failure),

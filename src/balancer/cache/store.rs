@@ -10,6 +10,7 @@ use hyper::{StatusCode, Uri};
 use tokio::sync::watch;
 
 use super::rule::{Grace, Key, Rule};
+use super::shared::Need;
 use super::slot::{Asked, Left, Next, Slot};
 use crate::balancer::failure::Failure;
 
@@ -53,6 +54,8 @@ pub(super) enum Landed {
         age: Duration,
         /// How old it may become; none if it is not kept.
         life: Option<Duration>,
+        /// Whether it is another balancer's.
+        is_shared: bool,
     },
     /// An answer for whoever asks, each for itself.
     Private,
@@ -186,31 +189,44 @@ impl Store {
         (fetch, again)
     }
 
-    /// An answer that may be kept has come.
+    /// What is known of an answer before it is fetched.
+    pub(super) fn need(&self, key: &Key, now: Instant) -> Need {
+        let tracked = self.slots.get(key);
+        tracked.map_or_else(Need::default, |it| it.slot.need(now))
+    }
+
+    /// An answer that may be kept has come, from a node, or, if it is told how
+    /// long the node took, from another balancer. Whether it is kept.
     pub(super) fn keep(
         &mut self,
         key: &Key,
         stored: &Arc<Stored>,
         sent: Instant,
         (age, life, grace): (Duration, Duration, Grace),
+        took: Option<Duration>,
         now: Instant,
-    ) {
+    ) -> bool {
         let size = stored.size() + key.size();
         if !self.slots.contains_key(key) {
-            return;
+            return false;
         }
         self.make_room_for(key, size);
         let own = self.slots.get(key).map_or(0, |it| it.size);
         if self.bytes - own + size > self.bytes_max {
             // What is kept fresh fills it.
-            return self.end(key, Landed::Private, None, now);
+            self.end(key, Landed::Private, None, now);
+            return false;
         }
         let tracked = self.slots.get_mut(key).expect("looked at just now");
-        tracked
-            .slot
-            .landed(Arc::clone(stored), sent, (age, life, grace), now);
+        let lives = (age, life, grace);
+        let value = Arc::clone(stored);
+        match took {
+            Some(took) => tracked.slot.taken(value, sent, lives, took),
+            None => tracked.slot.landed(value, sent, lives, now),
+        }
         // Not what was outdated before it came.
-        let size = tracked.slot.value().map_or(0, |_| size);
+        let is_kept = tracked.slot.value().is_some();
+        let size = if is_kept { size } else { 0 };
         self.bytes = self.bytes - tracked.size + size;
         tracked.size = size;
         tracked.avoid = None;
@@ -219,7 +235,9 @@ impl Store {
             sent,
             age,
             life: Some(life),
+            is_shared: took.is_some(),
         });
+        is_kept
     }
 
     /// What is kept of this target after its life, because fetching it anew
@@ -399,7 +417,7 @@ mod tests {
             store.ask(cold(), &key(number), now),
             Ticket::Wait(_, Some(_))
         ));
-        store.keep(&key(number), &stored(bytes), now, MINUTE, now);
+        store.keep(&key(number), &stored(bytes), now, MINUTE, None, now);
     }
 
     #[test]
@@ -440,7 +458,7 @@ mod tests {
         }
         assert_eq!(store.due(now).0.len(), 3);
         for number in 0..3 {
-            store.keep(&key(number), &stored(100), now, MINUTE, now);
+            store.keep(&key(number), &stored(100), now, MINUTE, None, now);
         }
         assert_eq!(store.totals(), (2 * 105, 2));
         assert!(store.is_warmed());
@@ -474,7 +492,7 @@ mod tests {
         assert!(!store.is_warmed());
         let (fetch, _) = store.due(now);
         assert_eq!(fetch.len(), 1);
-        store.keep(&key(0), &stored(10), now, MINUTE, now);
+        store.keep(&key(0), &stored(10), now, MINUTE, None, now);
         assert!(store.is_warmed());
         let later = now + Duration::from_secs(50);
         assert_eq!(store.due(later).0.len(), 1);
@@ -495,7 +513,7 @@ mod tests {
         assert_eq!(store.totals(), (0, 0));
         let _waits = store.ask(cold(), &key(0), now);
         store.invalidate(&key(0));
-        store.keep(&key(0), &stored(10), now, MINUTE, now);
+        store.keep(&key(0), &stored(10), now, MINUTE, None, now);
         assert_eq!(store.totals(), (0, 0));
     }
 
@@ -505,7 +523,7 @@ mod tests {
         let mut old = Store::new(1_000_000);
         old.keep_warm(rule(60), &key(0), now);
         old.due(now);
-        old.keep(&key(0), &stored(10), now, MINUTE, now);
+        old.keep(&key(0), &stored(10), now, MINUTE, None, now);
         let later = now + Duration::from_secs(40);
         let mut new = Store::new(1_000_000);
         new.keep_warm(rule(60), &key(0), later);
