@@ -14,6 +14,8 @@ mod grammar;
 pub(crate) mod pooler;
 pub(crate) mod postgres;
 pub(crate) mod process;
+#[cfg(feature = "shared-cache")]
+pub(crate) mod redis;
 pub(crate) mod scripted;
 pub(crate) mod tls;
 pub(crate) mod wire;
