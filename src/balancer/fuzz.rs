@@ -359,7 +359,17 @@ pub(super) fn judge(mut head: Parts) {
         let gateway = name.replace('_', "-");
         assert!(gateway == name || !own.contains(&&*gateway), "{name}");
     }
-    // Judged again it is the same.
+    // Judged again it is the same, but for what was added: that is not counted.
+    for name in [
+        "traceparent",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-request-id",
+    ] {
+        head.headers.remove(name);
+    }
     head.uri = accepted.target.clone();
     if let Some(host) = &accepted.host {
         head.headers.insert(HOST, host.clone());
