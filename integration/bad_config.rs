@@ -206,6 +206,17 @@ const MISTAKES: &[Mistake] = &[
             "cargo build --features acme"
         },
     },
+    Mistake {
+        file: "l.toml",
+        text: "[balancer]\nlisten = [\"127.0.0.1:8080\"]\nshared_cache = [\"http://10.0.0.1\"]\n\
+               [balancer.nodes.a]\naddress = \"127.0.0.1:1\"\n",
+        line: 3,
+        names: "balancer.shared_cache",
+        suggests: match cfg!(feature = "shared-cache") {
+            true => "name it as redis://10.0.0.1:6379",
+            false => "cargo build --features shared-cache",
+        },
+    },
 ];
 
 fn run(arguments: &[&Path]) -> Output {

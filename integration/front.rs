@@ -29,9 +29,10 @@ const SLOW: Duration = Duration::from_secs(1);
 const LARGE: usize = 16 * 1024 * 1024;
 
 /// An application that answers with the method and the length of the body, and
-/// notes all it parses, except checks.
+/// notes all it parses, except checks. What is below `/spoken` says that it may
+/// be kept for a minute.
 pub(crate) struct Origin {
-    port: u16,
+    pub(crate) port: u16,
     ledger: Arc<Mutex<Vec<Parsed>>>,
 }
 
@@ -89,9 +90,10 @@ fn serve(stream: TcpStream, noted: &Mutex<Vec<Parsed>>) -> Option<()> {
         if line.contains(" /slow ") {
             std::thread::sleep(SLOW);
         }
-        let text = match line.split(' ').nth(1) {
-            Some("/ping") => "pong".to_owned(),
-            Some("/large") => "x".repeat(LARGE),
+        let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let text = match target.as_str() {
+            "/ping" => "pong".to_owned(),
+            "/large" => "x".repeat(LARGE),
             _ => format!("{method} {body}"),
         };
         if text != "pong" {
@@ -100,9 +102,13 @@ fn serve(stream: TcpStream, noted: &Mutex<Vec<Parsed>>) -> Option<()> {
         }
         let shown = if method == "HEAD" { "" } else { &text };
         let length = text.len();
+        let control = match target.starts_with("/spoken") {
+            true => "cache-control: max-age=60\r\n",
+            false => "",
+        };
         write!(
             writer,
-            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{shown}"
+            "HTTP/1.1 200 OK\r\n{control}content-length: {length}\r\n\r\n{shown}"
         )
         .ok()?;
     }
@@ -165,7 +171,7 @@ impl Front {
     }
 
     /// With this node instead of an origin, if there is one.
-    fn before(node: Option<u16>, settings: &str) -> Front {
+    pub(crate) fn before(node: Option<u16>, settings: &str) -> Front {
         // Another process may take a free port before it does.
         let mut same = |_: &Folder, _| settings.to_owned();
         let mut tries = (0..3).filter_map(|_| Front::launch(node, &mut same, false));
@@ -276,7 +282,7 @@ impl Front {
     }
 
     /// It has read its configuration again.
-    fn reloaded(self) -> Front {
+    pub(crate) fn reloaded(self) -> Front {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-HUP", &pid]).status();
         assert!(sent.expect("kill runs").success());

@@ -39,6 +39,8 @@ mod replication;
 mod restart;
 mod secrets;
 mod service_manager;
+#[cfg(feature = "shared-cache")]
+mod shared_cache;
 mod sql_prepared;
 mod startup;
 mod suspend;

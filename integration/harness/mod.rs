@@ -16,6 +16,8 @@ pub(crate) mod pebble;
 pub(crate) mod pooler;
 pub(crate) mod postgres;
 pub(crate) mod process;
+#[cfg(feature = "shared-cache")]
+pub(crate) mod redis;
 pub(crate) mod scripted;
 pub(crate) mod tls;
 pub(crate) mod wire;

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::access_log::AccessLog;
 use super::acme::Answers;
-use super::cache::Cache;
+use super::cache::{Cache, Shared};
 use super::check::HealthCheck;
 use super::client::Patience;
 use super::metrics::Metrics;
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) shed_above: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cache: Arc<Cache>,
+    /// What other balancers keep, if they share it.
+    pub(crate) shared: Option<Arc<Shared>>,
     pub(crate) log: AccessLog,
     pub(crate) ids: Arc<RequestIds>,
     /// How nodes are checked.

@@ -16,7 +16,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use super::cache::Lookup;
+use super::cache::{Counts, Lookup};
 use super::health::State;
 use super::rate::LimitedBy;
 use super::recent::Recent;
@@ -80,11 +80,15 @@ pub(crate) enum Fill {
     Private,
     /// There was none.
     Failed,
+    /// Another balancer had it, and it is kept.
+    Taken,
 }
 
 impl Fill {
     /// The metric labels, in order.
-    const LABELS: [&str; 6] = ["stored", "renewed", "shared", "varies", "private", "failed"];
+    const LABELS: [&str; 7] = [
+        "stored", "renewed", "shared", "varies", "private", "failed", "taken",
+    ];
 }
 
 /// Who cut an answer short.
@@ -199,6 +203,11 @@ struct Families {
     cache_age_max: Gauge,
     cache_bytes: IntGauge,
     cache_answers: IntGauge,
+    shared_looks: IntCounterVec,
+    shared_leases: IntCounterVec,
+    shared_writes: IntCounterVec,
+    shared_errors: IntCounterVec,
+    shared_up: IntGauge,
     node_requests: IntCounterVec,
     node_answer: HistogramVec,
     node_in_flight: IntGaugeVec,
@@ -246,6 +255,11 @@ impl Families {
             cache_age_max: kept(&mut all, Gauge::new("pgweir_cache_served_age_max_seconds", "The greatest of these ages since the start."))?,
             cache_bytes: kept(&mut all, IntGauge::new("pgweir_cache_bytes", "Bytes of answers kept."))?,
             cache_answers: kept(&mut all, IntGauge::new("pgweir_cache_answers", "Answers kept."))?,
+            shared_looks: kept(&mut all, counters("pgweir_cache_shared_requests_total", "Looks for an answer in the shared cache before a node is asked, by what was found; `future` tells of clocks that disagree.", &["result"]))?,
+            shared_leases: kept(&mut all, counters("pgweir_cache_shared_leases_total", "Answers to be fetched for all balancers: here (`had`), by another one that was waited for (`waited`), or by another one that took too long (`given_up`).", &["result"]))?,
+            shared_writes: kept(&mut all, counters("pgweir_cache_shared_writes_total", "What was to be written to the shared cache, by what came of it.", &["what", "result"]))?,
+            shared_errors: kept(&mut all, counters("pgweir_cache_shared_errors_total", "Questions that the shared cache did not answer, or not well.", &["reason"]))?,
+            shared_up: kept(&mut all, IntGauge::new("pgweir_cache_shared_up", "1 while the shared cache is asked; 0 while it is left alone after failures, and without one."))?,
             node_requests: kept(&mut all, counters("pgweir_http_upstream_requests_total", "Attempts at a node, by status code or by how far they came.", &["upstream", "code"]))?,
             node_answer: kept(&mut all, histograms("pgweir_http_upstream_answer_seconds", "From sending a request to the head of its answer.", &["upstream"]))?,
             node_in_flight: kept(&mut all, gauges("pgweir_http_upstream_in_flight", "Requests at a node.", &["upstream"]))?,
@@ -518,6 +532,18 @@ impl Metrics {
         if let Some(cache) = &self.routes[route.0].cache {
             cache.fills[fill as usize].inc();
         }
+    }
+
+    /// Counters for the shared cache.
+    pub(crate) fn shared(&self) -> Counts {
+        let families = &self.families;
+        let counters = [
+            &families.shared_looks,
+            &families.shared_leases,
+            &families.shared_writes,
+            &families.shared_errors,
+        ];
+        Counts::new(counters, &families.shared_up)
     }
 
     /// What the cache holds.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::access_log::{AccessLog, Names};
-use super::cache::Cache;
+use super::cache::{Cache, Plan, Shared};
 use super::check::{HealthCheck, keep_checking};
 use super::client::Patience;
 use super::core::{Core, Current};
@@ -72,6 +72,7 @@ pub(super) fn read(settings: &config::Balancer) -> io::Result<(Routes, HealthChe
         invalid("balancer.health.path", &problem)
     })?;
     acme::check(settings)?;
+    Plan::read(settings)?;
     Ok((routes, check))
 }
 
@@ -86,6 +87,7 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
         Some(_) => None,
         None => Some(look_up(settings)?),
     };
+    let plan = Plan::open(settings)?;
     let log = open_log(settings, &routes)?;
     let ids = match old {
         Some(old) => Arc::clone(&old.ids),
@@ -111,6 +113,7 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
     };
     let longest = routes.iter().map(|it| it.timeout).max();
     let longest = longest.unwrap_or(settings.request_timeout);
+    let shared = share(plan, old, &metrics);
     let now = Instant::now();
     Ok(Core {
         nodes,
@@ -123,6 +126,7 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
             || Arc::new(Cache::new(settings.cache_size)),
             |old| Arc::clone(&old.cache),
         ),
+        shared,
         log,
         ids,
         check,
@@ -144,6 +148,18 @@ pub(super) fn build(settings: &config::Balancer, old: Option<&Arc<Core>>) -> io:
         verdict_timeout: settings.health.timeout + settings.health.fast_interval,
         routes,
     })
+}
+
+/// The shared cache of this plan; the one that is there, if it is its.
+fn share(plan: Option<Plan>, old: Option<&Arc<Core>>, metrics: &Metrics) -> Option<Arc<Shared>> {
+    let old = old.and_then(|old| old.shared.as_ref());
+    if let (Some(plan), Some(old)) = (&plan, old)
+        && old.plan() == plan
+    {
+        return Some(Arc::clone(old));
+    }
+    metrics.shared().is_up(false);
+    plan.map(|plan| Arc::new(Shared::new(plan, metrics.shared())))
 }
 
 /// Checks the nodes in force, for ever; those before them until the last

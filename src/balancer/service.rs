@@ -189,7 +189,7 @@ async fn ask(
     if let Some((rule, target)) = changed {
         let status = answered.response.status();
         if status.is_success() || status.is_redirection() {
-            core.cache.invalidate(rule, &target);
+            cache::invalidate(core, rule, &target);
         }
     }
     match upgrade {

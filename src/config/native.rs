@@ -152,6 +152,18 @@ section! {
         shed_pool_waiting: usize = "0", Kind::UINT, reload, Pgweir;
         /// Bytes of answers kept, of routes with `cache`.
         cache_size: u64 = "16777216", Kind::Size, reload, Pgweir;
+        /// Nodes of a Redis Cluster, as `redis://10.0.0.1:6379`, by which balancers share the answers they keep; some of them are enough to find the others. Empty: each balancer has its own alone. Needs the feature `shared-cache`.
+        shared_cache: Vec<String> = "", Kind::Words, reload, Pgweir;
+        /// What the keys there begin with; balancers share what has the same. Absent: the first name of `domain`, else `pgweir`.
+        shared_cache_prefix: Option<String> = null, Kind::Text, reload, Pgweir;
+        /// User to log in there as; absent: the default one.
+        shared_cache_user: Option<String> = null, Kind::Text, reload, Pgweir;
+        /// Password to log in there with; absent: none.
+        shared_cache_password: Option<Password> = null, Kind::Secret, reload, Pgweir;
+        /// File whose first line is that password, instead; read at the start and by a reload.
+        shared_cache_password_file: Option<PathBuf> = null, Kind::File, reload, Pgweir;
+        /// Longest wait for the shared cache before a node is asked, from 0.001 to 1. What is given to clients from the own cache never waits for it.
+        shared_cache_timeout: Duration = "0.05", Kind::Time, reload, Pgweir;
         /// Where the JSON access log goes: a file or `stdout`; absent: nowhere.
         access_log: Option<String> = null, Kind::File, reload, Pgweir;
     }

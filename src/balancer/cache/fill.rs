@@ -14,6 +14,7 @@ use hyper::{Method, StatusCode, Version};
 
 use super::key::{Key, Varies};
 use super::rule::{self, Grace, Rule, Verdict};
+use super::shared::{Found, Fresh, Lease, Shared, Shipped};
 use super::store::{Landed, Stored};
 use crate::balancer::attempt::{Answered, NodeRequest};
 use crate::balancer::connection::NodeConnection;
@@ -30,7 +31,7 @@ use crate::balancer::{hygiene, journey};
 use crate::config::Replay;
 
 /// Largest body that is kept, in bytes.
-const BODY_MAX: usize = 1024 * 1024;
+pub(super) const BODY_MAX: usize = 1024 * 1024;
 
 /// Not in what hyper names.
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
@@ -61,7 +62,8 @@ enum Fetched {
     Private,
 }
 
-/// Has an answer fetched within this time, in a task of its own.
+/// Has an answer fetched within this time, in a task of its own; unless another
+/// balancer has it.
 pub(super) fn begin(core: &Arc<Core>, key: Key, within: Duration) {
     let mut flight = Flight {
         core: Arc::clone(core),
@@ -71,13 +73,37 @@ pub(super) fn begin(core: &Arc<Core>, key: Key, within: Duration) {
         node: None,
     };
     tokio::spawn(async move {
+        let shared = flight.core.shared.clone();
+        let found = match &shared {
+            Some(shared) => flight.look(shared, within).await,
+            None => Found::Nothing,
+        };
+        let lease = match found {
+            Found::Answer(shipped) => return flight.land_shipped(shipped),
+            Found::Lease(lease) => Some(lease),
+            Found::Nothing => None,
+        };
         let sent = Instant::now();
         let fetched = flight.fetch(sent + within).await;
-        flight.land(fetched, sent);
+        flight.land(fetched, sent, lease);
     });
 }
 
 impl Flight {
+    /// Asks for what other balancers fetched.
+    async fn look(&self, shared: &Shared, within: Duration) -> Found {
+        let (core, key) = (&self.core, &self.key);
+        let Some(rule) = core.routes.rule(key.target()) else {
+            return Found::Nothing;
+        };
+        // There they lie by their targets.
+        if key.is_variant() {
+            return Found::Nothing;
+        }
+        let need = core.cache.store().need(key, Instant::now());
+        shared.find(rule, key, need, within).await
+    }
+
     /// Asks the nodes; another one when the first fails or answers badly.
     async fn fetch(&mut self, deadline: Instant) -> Result<Fetched, Failure> {
         let core = Arc::clone(&self.core);
@@ -232,17 +258,49 @@ impl Flight {
         })
     }
 
-    fn land(&mut self, fetched: Result<Fetched, Failure>, sent: Instant) {
+    /// What another balancer fetched is kept as if it had been fetched here.
+    fn land_shipped(&mut self, shipped: Shipped) {
+        let Shipped {
+            stored,
+            sent,
+            lives,
+            took,
+        } = shipped;
         self.landed = true;
-        let route = self
-            .core
-            .routes
-            .find(&Method::GET, self.key.target().path());
+        let (now, key) = (Instant::now(), &self.key);
+        let mut store = self.core.cache.store();
+        let fill = match store.fits(stored.size()) {
+            true => {
+                store.keep(key, &Arc::new(stored), sent, lives, Some(took), now);
+                Fill::Taken
+            }
+            false => {
+                store.end(key, Landed::Private, None, now);
+                Fill::Private
+            }
+        };
+        drop(store);
+        self.ended(fill);
+    }
+
+    fn land(&mut self, fetched: Result<Fetched, Failure>, sent: Instant, lease: Option<Lease>) {
+        self.landed = true;
         let now = Instant::now();
+        let mut fresh = None;
         let (mut store, key) = (self.core.cache.store(), &self.key);
         let fill = match fetched {
             Ok(Fetched::Keep(stored, lives, fill)) if store.fits(stored.size()) => {
-                store.keep(key, &Arc::new(stored), sent, lives, now);
+                let stored = Arc::new(stored);
+                if store.keep(key, &stored, sent, lives, None, now) && !key.is_variant() {
+                    let (age, life, _) = lives;
+                    fresh = Some(Fresh {
+                        stored,
+                        sent,
+                        age,
+                        life,
+                        took: now - sent,
+                    });
+                }
                 fill
             }
             Ok(Fetched::Varies(names)) => {
@@ -255,6 +313,7 @@ impl Flight {
                     sent,
                     age: Duration::ZERO,
                     life: None,
+                    is_shared: false,
                 };
                 store.end(key, landed, self.node, now);
                 Fill::Shared
@@ -269,15 +328,24 @@ impl Flight {
             }
         };
         drop(store);
-        self.core.metrics.filled(route, fill);
-        self.core.cache.changed();
+        if let (Some(fresh), Some(shared)) = (fresh, &self.core.shared) {
+            shared.put(key, fresh, lease);
+        }
+        self.ended(fill);
+    }
+
+    fn ended(&self, fill: Fill) {
+        let core = &self.core;
+        let route = core.routes.find(&Method::GET, self.key.target().path());
+        core.metrics.filled(route, fill);
+        core.cache.changed();
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
-            self.land(Err(Failure::NoNode), Instant::now());
+            self.land(Err(Failure::NoNode), Instant::now(), None);
         }
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! `rule` says what may be kept, from what an answer says (`control`,
 //! `targeted`), `key` what it is found by, `slot` when each answer is served and
-//! fetched, `store` holds them within their bounds; all of these are pure. Here
+//! fetched, `store` holds them within their bounds; all of these are pure.
+//! `shared` has what other balancers fetched, and is asked before nodes. Here
 //! is what waits and asks nodes: a request that needs an answer joins whoever
 //! fetches it, and `fill` fetches it in a task of its own, which no client's
 //! departure ends.
@@ -18,6 +19,7 @@ mod control;
 mod fill;
 mod key;
 mod rule;
+mod shared;
 mod slot;
 mod store;
 mod targeted;
@@ -35,6 +37,7 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use self::key::Key;
 pub(crate) use self::rule::Rule;
+pub(crate) use self::shared::{Counts, Plan, Shared};
 pub(crate) use self::slot::Left;
 use self::store::{Landed, Store, Ticket};
 pub(crate) use self::store::{Remembered, Stored};
@@ -53,13 +56,21 @@ pub(crate) enum Lookup {
     Miss,
     /// The request waited for an answer that was being fetched already.
     Joined,
+    /// Another balancer had the answer.
+    Shared,
     /// The request was passed on.
     Bypass,
 }
 
 impl Lookup {
     /// All of them, in the order of their metric rows.
-    pub(crate) const ALL: [Lookup; 4] = [Lookup::Hit, Lookup::Miss, Lookup::Joined, Lookup::Bypass];
+    pub(crate) const ALL: [Lookup; 5] = [
+        Lookup::Hit,
+        Lookup::Miss,
+        Lookup::Joined,
+        Lookup::Shared,
+        Lookup::Bypass,
+    ];
 
     /// The word for logs and metrics.
     pub(crate) fn label(self) -> &'static str {
@@ -67,6 +78,7 @@ impl Lookup {
             Lookup::Hit => "hit",
             Lookup::Miss => "miss",
             Lookup::Joined => "collapsed",
+            Lookup::Shared => "shared",
             Lookup::Bypass => "bypass",
         }
     }
@@ -102,7 +114,7 @@ impl Served {
         headers.insert(X_REQUEST_ID, id);
         let age = match self.lookup {
             // Never taken for younger than it is.
-            Lookup::Hit => self.age.as_millis().div_ceil(1000) as u64,
+            Lookup::Hit | Lookup::Shared => self.age.as_millis().div_ceil(1000) as u64,
             // As old as its node says, and what it took to come.
             _ => self.age.as_secs(),
         };
@@ -115,6 +127,9 @@ impl Served {
             }
             (Lookup::Hit, Some(Left::Fresh(left))) => {
                 format!("pgweir; hit; ttl={}", left.as_secs())
+            }
+            (Lookup::Shared, Some(Left::Fresh(left))) => {
+                format!("pgweir; hit; ttl={}; detail=shared", left.as_secs())
             }
             (lookup, left) => {
                 let collapsed = if lookup == Lookup::Joined {
@@ -247,12 +262,6 @@ impl Cache {
         self.store().totals()
     }
 
-    /// A request that was no GET has changed what is kept of this target (RFC
-    /// 9111, 4.4).
-    pub(crate) fn invalidate(&self, rule: Rule, target: &Uri) {
-        self.store().invalidate(&rule.key(target));
-    }
-
     /// Something may be due earlier than it was.
     fn changed(&self) {
         let is_warmed = self.store().is_warmed();
@@ -281,6 +290,16 @@ enum Taken {
     Varies,
     /// Nothing: it asks a node itself.
     Nothing,
+}
+
+/// A request that was no GET has changed what is kept of this target (RFC
+/// 9111, 4.4).
+pub(crate) fn invalidate(core: &Core, rule: Rule, target: &Uri) {
+    let key = rule.key(target);
+    core.cache.store().invalidate(&key);
+    if let Some(shared) = &core.shared {
+        shared.forget(&key);
+    }
 }
 
 /// The answer for a request that has this long; none if the request has to ask
@@ -371,6 +390,7 @@ async fn take(
             sent,
             age,
             life,
+            is_shared,
         }) => {
             let age = age + sent.elapsed();
             // It was long in coming, or whoever waits for it.
@@ -381,7 +401,7 @@ async fn take(
                 stored,
                 age,
                 left: life.map(|life| Left::Fresh(rule.servable_age(life).saturating_sub(age))),
-                lookup,
+                lookup: if is_shared { Lookup::Shared } else { lookup },
             }))
         }
         Some(Landed::Failed(failure)) => Err(failure),

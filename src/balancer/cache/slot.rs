@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::rule::{Grace, Rule};
+use super::shared::Need;
 
 /// The usual length of a try is the greatest of this many.
 const DURATIONS: usize = 8;
@@ -213,6 +214,19 @@ impl<T: Clone> Slot<T> {
         Some((kept.value.clone(), age, left))
     }
 
+    /// What is known of the answer, for fetching it.
+    pub(super) fn need(&self, now: Instant) -> Need {
+        let kept = self.kept.as_ref();
+        let kept = kept.and_then(|kept| match self.servable(kept, now)? {
+            (age, Left::Fresh(left)) => Some((age, left)),
+            (_, Left::Stale(_)) => None,
+        });
+        Need {
+            kept,
+            usual: self.usual(),
+        }
+    }
+
     /// It is not as it was any more.
     pub(super) fn invalidate(&mut self) {
         self.kept = None;
@@ -261,8 +275,20 @@ impl<T: Clone> Slot<T> {
         &mut self,
         value: T,
         sent: Instant,
-        (age, life, grace): (Duration, Duration, Grace),
+        lives: (Duration, Duration, Grace),
         now: Instant,
+    ) {
+        self.taken(value, sent, lives, now.saturating_duration_since(sent));
+    }
+
+    /// The answer is there. It was so old at `sent`, and fetching it took so
+    /// long, here or elsewhere.
+    pub(super) fn taken(
+        &mut self,
+        value: T,
+        sent: Instant,
+        (age, life, grace): (Duration, Duration, Grace),
+        took: Duration,
     ) {
         if self.end_of_flight() {
             return;
@@ -271,7 +297,7 @@ impl<T: Clone> Slot<T> {
         self.failed_at = None;
         self.pass_until = None;
         self.wanted = false;
-        self.durations[self.next_duration] = now.saturating_duration_since(sent);
+        self.durations[self.next_duration] = took;
         self.next_duration = (self.next_duration + 1) % DURATIONS;
         self.kept = Some(Kept {
             value,
@@ -305,12 +331,16 @@ impl<T: Clone> Slot<T> {
     /// When after its sending an answer is fetched anew.
     fn refresh_after(&self, kept: &Kept<T>) -> Duration {
         let servable = self.rule.servable_age(kept.life);
-        let usual = self.durations.iter().max().copied().unwrap_or_default();
+        let usual = self.usual();
         let (least, most) = REFRESH;
         let life = kept.life.min(self.rule.max_age);
         let latest = servable.saturating_sub(usual.saturating_mul(TRIES));
         let after = latest.clamp(life.mul_f64(least), life.mul_f64(most));
         after.saturating_sub(kept.age)
+    }
+
+    fn usual(&self) -> Duration {
+        self.durations.iter().max().copied().unwrap_or_default()
     }
 
     fn pause(&self) -> Duration {

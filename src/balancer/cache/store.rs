@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::key::Key;
 use super::rule::{Grace, Rule};
+use super::shared::Need;
 use super::slot::{Asked, Left, Next, Slot};
 use crate::balancer::failure::Failure;
 
@@ -58,6 +59,8 @@ pub(super) enum Landed {
         age: Duration,
         /// How old it may become; none if it is not kept.
         life: Option<Duration>,
+        /// Whether it is another balancer's.
+        is_shared: bool,
     },
     /// One that depends on what this request has in more fields than its key.
     Varies,
@@ -207,31 +210,44 @@ impl Store {
         (fetch, again)
     }
 
-    /// An answer that may be kept has come.
+    /// What is known of an answer before it is fetched.
+    pub(super) fn need(&self, key: &Key, now: Instant) -> Need {
+        let tracked = self.slots.get(key);
+        tracked.map_or_else(Need::default, |it| it.slot.need(now))
+    }
+
+    /// An answer that may be kept has come, from a node, or, if it is told how
+    /// long the node took, from another balancer. Whether it is kept.
     pub(super) fn keep(
         &mut self,
         key: &Key,
         stored: &Arc<Stored>,
         sent: Instant,
         (age, life, grace): (Duration, Duration, Grace),
+        took: Option<Duration>,
         now: Instant,
-    ) {
+    ) -> bool {
         let size = stored.size() + key.size();
         if !self.slots.contains_key(key) {
-            return;
+            return false;
         }
         self.make_room_for(key, size);
         let own = self.slots.get(key).map_or(0, |it| it.size);
         if self.bytes - own + size > self.bytes_max {
             // What is kept fresh fills it.
-            return self.end(key, Landed::Private, None, now);
+            self.end(key, Landed::Private, None, now);
+            return false;
         }
         let tracked = self.slots.get_mut(key).expect("looked at just now");
-        tracked
-            .slot
-            .landed(Arc::clone(stored), sent, (age, life, grace), now);
+        let lives = (age, life, grace);
+        let value = Arc::clone(stored);
+        match took {
+            Some(took) => tracked.slot.taken(value, sent, lives, took),
+            None => tracked.slot.landed(value, sent, lives, now),
+        }
         // Not what was outdated before it came.
-        let size = tracked.slot.value().map_or(0, |_| size);
+        let is_kept = tracked.slot.value().is_some();
+        let size = if is_kept { size } else { 0 };
         self.bytes = self.bytes - tracked.size + size;
         tracked.size = size;
         tracked.avoid = None;
@@ -240,7 +256,9 @@ impl Store {
             sent,
             age,
             life: Some(life),
+            is_shared: took.is_some(),
         });
+        is_kept
     }
 
     /// What is kept of this target after its life, because fetching it anew
@@ -461,7 +479,7 @@ mod tests {
             store.ask(cold(), &key(number), now),
             Ticket::Wait(_, Some(_))
         ));
-        store.keep(&key(number), &stored(bytes), now, MINUTE, now);
+        store.keep(&key(number), &stored(bytes), now, MINUTE, None, now);
     }
 
     #[test]
@@ -502,7 +520,7 @@ mod tests {
         }
         assert_eq!(store.due(now).0.len(), 3);
         for number in 0..3 {
-            store.keep(&key(number), &stored(100), now, MINUTE, now);
+            store.keep(&key(number), &stored(100), now, MINUTE, None, now);
         }
         assert_eq!(store.totals(), (2 * 105, 2));
         assert!(store.is_warmed());
@@ -536,7 +554,7 @@ mod tests {
         assert!(!store.is_warmed());
         let (fetch, _) = store.due(now);
         assert_eq!(fetch.len(), 1);
-        store.keep(&key(0), &stored(10), now, MINUTE, now);
+        store.keep(&key(0), &stored(10), now, MINUTE, None, now);
         assert!(store.is_warmed());
         let later = now + Duration::from_secs(50);
         assert_eq!(store.due(later).0.len(), 1);
@@ -557,7 +575,7 @@ mod tests {
         assert_eq!(store.totals(), (0, 0));
         let _waits = store.ask(cold(), &key(0), now);
         store.invalidate(&key(0));
-        store.keep(&key(0), &stored(10), now, MINUTE, now);
+        store.keep(&key(0), &stored(10), now, MINUTE, None, now);
         assert_eq!(store.totals(), (0, 0));
     }
 
@@ -587,7 +605,7 @@ mod tests {
             let key = variant(&mut store, value, now);
             let ticket = store.ask(cold(), &key, now);
             assert!(matches!(ticket, Ticket::Wait(_, Some(_))), "{value}");
-            store.keep(&key, &stored(10 + value), now, MINUTE, now);
+            store.keep(&key, &stored(10 + value), now, MINUTE, None, now);
         }
         for value in 0..3 {
             let key = variant(&mut store, value, now);
@@ -612,7 +630,7 @@ mod tests {
         let mut store = varying(now);
         let key = variant(&mut store, 1, now);
         let _waits = store.ask(cold(), &key, now);
-        store.keep(&key, &stored(10), now, MINUTE, now);
+        store.keep(&key, &stored(10), now, MINUTE, None, now);
         store.set_rules(|_| Some(cold()));
         assert_eq!(store.totals(), (0, 0));
         let ticket = store.ask(cold(), &key.bare(), now);
@@ -628,7 +646,7 @@ mod tests {
             let now = now + Duration::from_millis(value as u64);
             let key = variant(&mut store, value, now);
             let _waits = store.ask(cold(), &key, now);
-            store.keep(&key, &stored(10), now, MINUTE, now);
+            store.keep(&key, &stored(10), now, MINUTE, None, now);
         }
         assert_eq!(store.totals().1, VARIANTS_MAX + 1);
         let key = variant(&mut store, 5, now);
@@ -659,7 +677,7 @@ mod tests {
         let mut old = Store::new(1_000_000);
         old.keep_warm(rule(60), &key(0), now);
         old.due(now);
-        old.keep(&key(0), &stored(10), now, MINUTE, now);
+        old.keep(&key(0), &stored(10), now, MINUTE, None, now);
         let later = now + Duration::from_secs(40);
         let mut new = Store::new(1_000_000);
         new.keep_warm(rule(60), &key(0), later);

@@ -85,6 +85,7 @@ fn settings(nodes: &[&Node]) -> config::Balancer {
         shed_pool_waiting: 0,
         cache_size: 1024 * 1024,
         access_log: None,
+        ..config::Balancer::default()
     }
 }
 
