@@ -9,7 +9,7 @@ use crate::harness::backend::Message;
 use crate::harness::fault::{Fault, FaultProxy};
 use crate::harness::frontend::{
     bind, close_statement, copy_data, copy_done, copy_fail, describe_statement, execute, extended,
-    parse, query, run_prepared, sync,
+    parse, query, run_prepared, sync, terminate,
 };
 use crate::harness::pooler::{Ini, Pooler};
 use crate::harness::postgres::Postgres;
@@ -437,8 +437,24 @@ impl Client<'_> {
 
     fn leave(&mut self) -> Done {
         self.wire();
-        self.wire.take().expect("it is there").leave();
+        self.end();
         Ok(())
+    }
+
+    /// Terminate, and nothing more. Where servers are broken, its own may have
+    /// been, just before that: then it is told.
+    fn end(&mut self) {
+        let Some(mut wire) = self.wire.take() else {
+            return;
+        };
+        wire.send(terminate());
+        match wire.try_recv() {
+            Err(Lost::Closed) => {}
+            Ok(Message::ErrorResponse(told)) if self.breaks && told.severity() == "FATAL" => {
+                wire.expect_closed();
+            }
+            other => panic!("the connection has to end, not {other:?}"),
+        }
     }
 
     /// Vanishes with a request sent in part, or whole and unanswered.
@@ -491,9 +507,7 @@ impl Client<'_> {
                 Err(lost) => panic!("{lost:?} in {deed:?} of client {}", self.who),
             }
         }
-        if let Some(wire) = self.wire.take() {
-            wire.leave();
-        }
+        self.end();
     }
 }
 
