@@ -374,8 +374,8 @@ mod tests {
     fn a_quicker_node_is_not_preferred_when_it_is_busier() {
         let mut queue = all_up(2, 10, 0);
         for _ in 0..100 {
-            queue.answered(0, RouteId(0), Duration::from_millis(1));
-            queue.answered(1, RouteId(0), Duration::from_millis(10));
+            queue.answered(0, RouteId(0), Duration::from_millis(10));
+            queue.answered(1, RouteId(0), Duration::from_millis(100));
         }
         queue.nodes[0].in_flight = 1;
         assert_eq!(queue.enter(avoid(&[]), now(), || 0), Admission::Node(1));
