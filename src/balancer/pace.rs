@@ -16,10 +16,10 @@ const ANSWERS: u32 = 32;
 const SOON: Duration = Duration::from_millis(10);
 
 /// One answer is no more than this many times slower, or quicker, than usual.
-const ODD: f64 = 8.0;
+const ODD: f64 = 4.0;
 
 /// How much slower one node is than another before it means something.
-const CLEARLY: f64 = 1.5;
+const CLEARLY: f64 = 2.0;
 
 /// The paces of all nodes.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_takes_twice_as_long_is_slower_and_one_odd_answer_means_nothing() {
+    fn a_node_that_takes_three_times_as_long_is_slower_and_one_odd_answer_means_nothing() {
         let mut paces = Paces::new(2, 1);
         for _ in 0..10 {
             paces.answered(0, ROUTE, millis(10));
@@ -105,7 +105,7 @@ mod tests {
         assert!(!paces.is_quicker(0, 1));
         for _ in 0..100 {
             paces.answered(0, ROUTE, millis(10));
-            paces.answered(1, ROUTE, millis(20));
+            paces.answered(1, ROUTE, millis(30));
         }
         assert!(paces.is_quicker(0, 1));
         assert!(!paces.is_quicker(1, 0));
