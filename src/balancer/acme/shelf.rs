@@ -222,22 +222,7 @@ fn folder_of(directory: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("pgweir-{name}-{}", std::process::id()));
-            let _old = fs::remove_dir_all(&path);
-            Folder(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _gone = fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::net::tls::Folder;
 
     /// A key and a self-signed certificate of it.
     fn pem(name: &str) -> String {

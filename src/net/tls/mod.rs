@@ -13,6 +13,8 @@ mod directory;
 mod end_point;
 mod fault;
 mod files;
+#[cfg(test)]
+mod folder;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod handshake;
@@ -33,6 +35,8 @@ pub use cipher::Cipher;
 pub use client_side::{ClientSide, Offer};
 pub use fault::TlsFault;
 pub use files::replace as replace_file;
+#[cfg(test)]
+pub(crate) use folder::Folder;
 pub use handshake::{HandshakeError, ServerTarget};
 pub use hearing::Hearing;
 pub use identity::{Identity, IdentityFiles};

@@ -117,24 +117,8 @@ fn parameters(names: &BTreeSet<String>) -> Result<CertificateParams, rcgen::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::tls::Folder;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("pgweir-{name}-{}", std::process::id()));
-            let _old = fs::remove_dir_all(&path);
-            Folder(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _gone = fs::remove_dir_all(&self.0);
-        }
-    }
 
     #[test]
     fn it_is_made_once_with_a_key_for_its_owner_alone() {
